@@ -1,0 +1,1 @@
+"""The nouns of billing: plain values, no I/O, no behaviour beyond their own invariants."""

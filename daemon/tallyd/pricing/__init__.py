@@ -1,0 +1,38 @@
+"""The plugin seam: what a pricing plugin is given, what it may return, and what tallyd does with it.
+
+Everything a plugin author needs is imported from here.
+"""
+
+from tallyd.pricing.hookspecs import hookimpl
+from tallyd.pricing.prices import DatedPrices, ProviderPrices, TokenPrices
+from tallyd.pricing.seam import (
+    UNITS,
+    Dimension,
+    Measure,
+    PricingModel,
+    Step,
+    Terms,
+    TermsError,
+    Unpriced,
+    Usage,
+    split_dimension,
+    token_dimension,
+)
+
+__all__ = [
+    "UNITS",
+    "DatedPrices",
+    "Dimension",
+    "Measure",
+    "PricingModel",
+    "ProviderPrices",
+    "Step",
+    "Terms",
+    "TermsError",
+    "TokenPrices",
+    "Unpriced",
+    "Usage",
+    "hookimpl",
+    "split_dimension",
+    "token_dimension",
+]
