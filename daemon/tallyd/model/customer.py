@@ -38,6 +38,7 @@ class Customer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         reference: the app's own id, when it was named by it.
         stripe_id: the Stripe id, when it was named by it.
         created_at: microseconds UTC.
+        profile: JSON of what the app told about the customer (names, e-mail), or None.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Customer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reference: str | None
     stripe_id: str | None
     created_at: int
+    profile: str | None = None
 
     @property
     def label(self) -> str:

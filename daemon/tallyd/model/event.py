@@ -38,6 +38,32 @@ class CostInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, r
     cost_units: Decimal | None = None
 
 
+class EventBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel", gc=False):
+    """An event as sent (seed 000). Dodo's and Retempo's events are translated into it.
+
+    It is kept in the books, canonically encoded, beside what was made of it; equal bodies under one key are a
+    retry, others a conflict.
+    """
+
+    event_name: str
+    event_idempotency_key: str | None = None
+    occurred_at: str | None = None
+    flow_id: str | None = None
+    feature_key: str | None = None
+    feature_id: str | None = None
+    customer_reference_id: str | None = None
+    stripe_customer_id: str | None = None
+    customer_id: str | None = None
+    subscription_id: str | None = None
+    entitlement_id: str | None = None
+    invoice_id: str | None = None
+    cost_amount: Decimal | None = None
+    revenue_amount: Decimal | None = None
+    usage_units: Decimal | None = None
+    cost_input: CostInput | None = None
+    meta: dict[str, Any] | None = None
+
+
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One usage event after an interface has read and checked it.
 

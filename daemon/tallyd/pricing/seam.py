@@ -95,9 +95,12 @@ class PricingModel(ABC, Generic[TermsT]):
         """
 
     def limit(self, terms: TermsT) -> Decimal | None:
-        """Return the most units a customer may use in a period (or ever, when `accumulates`), or None."""
+        """Return the most units a customer may use in a period (or ever, when `accumulates`), or None.
+
+        The default reads `max_usage`, where 0 means no limit, as in Tanso's plans.
+        """
         limit: Decimal | None = getattr(terms, "max_usage", None)
-        return limit
+        return limit or None
 
     def accumulates(self, terms: TermsT) -> bool:
         """Whether usage runs on through the periods instead of starting anew in each."""

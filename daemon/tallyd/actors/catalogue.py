@@ -1,0 +1,219 @@
+"""The running catalog: what all customers share, and the only place that changes it.
+
+A new catalog replaces the running one as a whole, after it was checked and its new versions are durable.
+"""
+
+import uuid
+from typing import Any, Final
+
+import msgspec
+import structlog
+import trio
+
+from tallyd.clock import Clock
+from tallyd.engine.catalog import check_catalog, operator_prices, price_plan, read_cost_rule
+from tallyd.engine.costs import CostRule, Versions
+from tallyd.engine.metering import CompiledMeter, compile_meter
+from tallyd.engine.rating import PricedPlan
+from tallyd.engine.recording import Terms
+from tallyd.model.catalog import Definitions, Feature, Meter, Plan
+from tallyd.model.event import UsageEvent
+from tallyd.pricing.prices import ProviderPrices
+from tallyd.pricing.registry import Registry
+from tallyd.store import tables
+from tallyd.store.batch import Work
+from tallyd.store.catalog_rows import StoredCatalog, StoredFeature, StoredMeter
+from tallyd.store.tables import Row, Table
+from tallyd.store.writer import Writer
+
+PRICES_REMEMBERED_MAX: Final = 10_000
+PRICE_LOOKUP_MAX_S: Final = 10
+_NAMESPACE: Final = uuid.UUID("0d6f2f2e-3f57-52c8-8a5e-3a3b8d0e6b11")
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_log = structlog.get_logger(__name__)
+
+PriceKey = tuple[str, str | None]
+
+
+def feature_id(key: str) -> str:
+    """Return a feature's UUID: derived from its key, so that racing first uses agree."""
+    return str(uuid.uuid5(_NAMESPACE, f"feature:{key}"))
+
+
+class Catalogue:
+    """Features, meters, plans in all their versions, and provider prices."""
+
+    def __init__(self, stored: StoredCatalog, *, registry: Registry, clock: Clock, currency: str) -> None:
+        self._registry = registry
+        self._clock = clock
+        self.features: dict[str, StoredFeature] = {feature.key: feature for feature in stored.features}
+        self.features_by_id = {feature.id: feature for feature in stored.features}
+        self.meters: dict[str, StoredMeter] = {meter.id: meter for meter in stored.meters}
+        self._compiled: dict[str, CompiledMeter] = {}
+        self.plans: dict[tuple[str, int], PricedPlan] = {}
+        self.definitions: dict[str, tuple[int, Plan, list[Meter]]] = {}
+        self.listed: list[str] = []
+        self._default_cost: CostRule | None = None
+        self._operator_prices: dict[str, list[ProviderPrices]] = {}
+        self.prices: dict[PriceKey, ProviderPrices | None] = {}
+        self._currency = currency
+        self.terms = self._terms()
+        for each in stored.plans:
+            meters = {meter.key: meter for meter in each.meters}
+            plan = price_plan(each.plan, each.version, meters, registry.models)
+            self.plans[each.key, each.version] = plan
+            self.definitions[each.key] = (each.version, each.plan, each.meters)
+
+    def _terms(self) -> Terms:
+        return Terms(
+            prices=self.prices,
+            default_cost=self._default_cost,
+            versions=Versions(),
+            currency=self._currency,
+        )
+
+    def latest(self, key: str) -> PricedPlan | None:
+        """Return the newest version of a plan."""
+        held = self.definitions.get(key)
+        return self.plans[key, held[0]] if held else None
+
+    def meter(self, meter_id: str) -> CompiledMeter:
+        """Return a meter ready to be asked."""
+        if meter_id not in self._compiled:
+            self._compiled[meter_id] = compile_meter(self.meters[meter_id].definition)
+        return self._compiled[meter_id]
+
+    async def replace(self, definitions: Definitions, source: str, writer: Writer) -> list[str]:
+        """Put a new catalog in force; return what changed, for the log.
+
+        Plans that changed get a new version; plans that are gone stay for their subscribers.
+
+        Raises:
+            CatalogError: all that is wrong with it; the running one stays.
+        """
+        check_catalog(definitions, self._registry.models, source)
+        now = self._clock.now()
+        features = [self._feature_row(feature, now) for feature in definitions.features]
+        meters = [meter for meter in (self._meter_row(each, now) for each in definitions.meters) if meter]
+        plans = self._new_versions(definitions)
+        rows: list[tuple[Table, Row]] = [
+            *((tables.FEATURES, msgspec.structs.astuple(feature)) for feature in features),
+            *((tables.METERS, meter_row(meter)) for meter in meters),
+            *(
+                (tables.PLAN_VERSIONS, (plan.key, version, _text(plan), _text(used), now))
+                for version, plan, used in plans
+            ),
+        ]
+        if rows:
+            await writer.write(Work(rows=rows))
+        for feature in features:
+            self._put_feature(feature)
+        for meter in meters:
+            self._put_meter(meter)
+        for version, plan, used in plans:
+            by_key = {meter.key: meter for meter in used}
+            self.plans[plan.key, version] = price_plan(plan, version, by_key, self._registry.models)
+            self.definitions[plan.key] = (version, plan, used)
+        self.listed = [plan.key for plan in definitions.plans]
+        self._default_cost = (
+            read_cost_rule(definitions.default_cost, "default_cost") if definitions.default_cost else None
+        )
+        self._operator_prices = operator_prices(definitions.model_prices)
+        self.prices = {}
+        self.terms = self._terms()
+        return [f"plan {plan.key} version {version}" for version, plan, _ in plans]
+
+    def _feature_row(self, feature: Feature, now: int) -> StoredFeature:
+        held = self.features.get(feature.key)
+        return StoredFeature(
+            feature.key,
+            feature_id(feature.key),
+            feature.name,
+            feature.description,
+            held.created_at if held else now,
+        )
+
+    def _meter_row(self, meter: Meter, now: int) -> StoredMeter | None:
+        held = next((each for each in self.meters.values() if each.key == meter.key), None)
+        if held is None:
+            meter_id = "mtr_" + uuid.uuid5(_NAMESPACE, f"meter:{meter.key}").hex
+            return StoredMeter(meter_id, meter.key, meter, now, now, None)
+        if held.definition == meter:
+            return None
+        return StoredMeter(held.id, meter.key, meter, held.created_at, now, held.archived_at)
+
+    def _new_versions(self, definitions: Definitions) -> list[tuple[int, Plan, list[Meter]]]:
+        meters = {meter.key: meter for meter in definitions.meters}
+        changed = []
+        for plan in definitions.plans:
+            used = [meters[each.meter] for each in plan.features if each.meter]
+            held = self.definitions.get(plan.key)
+            if held is None or (_text(held[1]), _text(held[2])) != (_text(plan), _text(used)):
+                changed.append((held[0] + 1 if held else 1, plan, used))
+        return changed
+
+    def new_feature(self, key: str) -> StoredFeature | None:
+        """Return the row of a feature named for the first time, now known; None when it is known already."""
+        if key in self.features:
+            return None
+        feature = StoredFeature(key, feature_id(key), None, None, self._clock.now())
+        self._put_feature(feature)
+        return feature
+
+    def _put_feature(self, feature: StoredFeature) -> None:
+        self.features[feature.key] = feature
+        self.features_by_id[feature.id] = feature
+
+    async def write_meter(self, meter: StoredMeter, writer: Writer) -> None:
+        """Keep a new or changed meter."""
+        await writer.write(Work(rows=[(tables.METERS, meter_row(meter))]))
+        self._put_meter(meter)
+
+    def _put_meter(self, meter: StoredMeter) -> None:
+        self.meters[meter.id] = meter
+        self._compiled.pop(meter.id, None)
+
+    def price_needed(self, event: UsageEvent) -> PriceKey | None:
+        """Return the (model, provider) whose prices have to be learned before the event, if any."""
+        if event.model is None or (event.model, event.provider) in self.prices:
+            return None
+        return event.model, event.provider
+
+    async def learn_price(self, key: PriceKey) -> None:
+        """Look a model's prices up once and remember the answer, misses included."""
+        if len(self.prices) >= PRICES_REMEMBERED_MAX:
+            del self.prices[next(iter(self.prices))]
+        model, provider = key
+        prices = self.prices
+        found = self._operator_price(model, provider)
+        if found is None:
+            with trio.move_on_after(PRICE_LOOKUP_MAX_S) as patience:
+                try:
+                    found = await trio.to_thread.run_sync(
+                        self._registry.provider_prices, model, provider, abandon_on_cancel=True
+                    )
+                except Exception:  # a stranger's plugin may raise anything: the model stays unpriced (P8)
+                    _log.exception("provider price lookup failed", model=model, provider=provider)
+            if patience.cancelled_caught:
+                _log.error("provider price lookup took too long", model=model, provider=provider)
+        prices[key] = found
+
+    def _operator_price(self, model: str, provider: str | None) -> ProviderPrices | None:
+        for prices in self._operator_prices.get(model, ()):
+            if not prices.provider or provider is None or prices.provider == provider:
+                return prices
+        return None
+
+
+def meter_row(meter: StoredMeter) -> Row:
+    """Return a meter's columns."""
+    definition = _text(meter.definition)
+    return (meter.id, meter.key, definition, meter.created_at, meter.updated_at, meter.archived_at)
+
+
+def _text(value: Any) -> str:
+    return _encode(value).decode()
+
+
+

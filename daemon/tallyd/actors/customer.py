@@ -1,0 +1,342 @@
+"""The customer actor: the one owner of a customer's books in memory.
+
+It takes messages in order, asks the engine what they change, makes the changes to its account and hands the same
+changes to the writer. While a commit is in flight it goes on with the next message; each answer waits for its own
+commit.
+"""
+
+from typing import Any, Final
+
+import msgspec
+import structlog
+import trio
+
+from tallyd.actors.mailbox import Mailbox
+from tallyd.actors.messages import Accepted, Introduce, Message, Outcome, Record, Refused, Rerate, Subscribe
+from tallyd.actors.runtime import Runtime
+from tallyd.engine import recording, rerating
+from tallyd.engine.account import Account, Changes, Enrolment, apply
+from tallyd.engine.recording import Denied, Recorded
+from tallyd.model.customer import Customer, CustomerRef, RefKind
+from tallyd.model.event import UsageEvent
+from tallyd.model.problems import Code, Problem, ProblemError
+from tallyd.model.subscription import Subscription
+from tallyd.store import accounts, tables
+from tallyd.store.batch import Work
+from tallyd.store.tables import Row, Table
+
+CRASHES_MAX: Final = 2
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_MAX_S: Final = 5.0
+EVENTS_BETWEEN_YIELDS: Final = 200
+
+_log = structlog.get_logger(__name__)
+
+
+class _EventCrashed(Exception):
+    """Deciding an event raised something no rule raises: a defect. `index` says which event."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"event {index} crashed")
+        self.index = index
+
+
+class CustomerActor:
+    """One customer's owner. `account` may be read, never changed, from the same thread once `loaded` is set."""
+
+    __slots__ = (
+        "_in_flight",
+        "_mailbox",
+        "_runtime",
+        "account",
+        "backoff_s",
+        "loaded",
+        "off_thread",
+        "ref",
+        "scope",
+        "used_at",
+    )
+
+    def __init__(self, ref: CustomerRef, runtime: Runtime) -> None:
+        self.ref = ref
+        self._runtime = runtime
+        self._mailbox: Mailbox[Message] = Mailbox()
+        self._in_flight = 0
+        self.account: Account | None = None
+        self.loaded = trio.Event()
+        self.scope = trio.CancelScope()
+        self.used_at = trio.current_time()
+        self.off_thread = False
+        self.backoff_s = BACKOFF_FIRST_S
+
+    def post(self, message: Message) -> None:
+        """Leave a message.
+
+        Raises:
+            ProblemError: the mailbox is full; retry shortly.
+        """
+        self._mailbox.put(message)
+        self.used_at = self._runtime.time()
+
+    @property
+    def id_ref(self) -> CustomerRef:
+        """The same customer, named by its UUID."""
+        return CustomerRef(RefKind.ID, self.ref.customer_id())
+
+    def fail_waiting(self) -> None:
+        """Answer all that waits: the customer's books could not be loaded."""
+        while self._mailbox:
+            text = "the customer's books could not be read; retry with the same key"
+            self._mailbox.take().settle(Problem(code=Code.UNAVAILABLE, message=text))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked of it and nothing of it waits to be written."""
+        return not self._mailbox and not self._in_flight and self.account is not None
+
+    async def run(self) -> None:
+        """Serve until the scope is cancelled."""
+        with self.scope:
+            while True:
+                if self.account is None:
+                    await self._load()
+                await self._mailbox.wait()
+                since_yield = 0
+                while self._mailbox and self.account is not None:
+                    message = self._mailbox.take()
+                    await self._supervised(message, self.account)
+                    since_yield += len(message.events) if isinstance(message, Record) else 1
+                    if since_yield >= EVENTS_BETWEEN_YIELDS:
+                        await trio.lowlevel.checkpoint()
+                        since_yield = 0
+
+    async def _load(self) -> None:
+        customer_id = self.ref.customer_id()
+        rows = await self._runtime.books.read(lambda books: accounts.load_account(books, customer_id))
+        plans = self._runtime.catalogue.plans
+        if rows is None:
+            self.account = Account(_stranger(self.ref), known=False)
+        else:
+            self.account = Account(
+                rows.customer,
+                known=True,
+                enrolments=[
+                    Enrolment(subscription, plans[subscription.plan_key, subscription.plan_version])
+                    for subscription in rows.subscriptions
+                ],
+                counters=rows.counters,
+                seen=rows.seen,
+                position=rows.position,
+                chain=rows.chain,
+            )
+        self._choose_thread(self.account)
+        self.loaded.set()
+
+    def _choose_thread(self, account: Account) -> None:
+        self.off_thread = not all(
+            self._runtime.registry.inline(feature.model)
+            for enrolment in account.enrolments
+            for feature in enrolment.plan.features.values()
+        )
+
+    async def _supervised(self, message: Message, account: Account) -> None:
+        """Handle a message; a crash costs this customer a reload and nobody else anything (P8)."""
+        try:
+            await self._handle(message, account)
+            self.backoff_s = BACKOFF_FIRST_S
+        except ProblemError as error:
+            message.settle(error.problem)
+        except Exception as error:  # the supervisor: whatever a defect raises ends here (P8)
+            await self._recover(message, error)
+
+    async def _recover(self, message: Message, error: Exception) -> None:
+        _log.exception("customer actor crashed", customer=self.ref.value)
+        self._runtime.counts.actor_crashes += 1
+        if isinstance(message, Record) and isinstance(error, _EventCrashed):
+            message.crashes[error.index] = message.crashes.get(error.index, 0) + 1
+            self._mailbox.put_back(message)
+        else:
+            text = "the request could not be carried out; nothing was changed"
+            message.settle(Problem(code=Code.INTERNAL, message=text))
+        self.account = None
+        await trio.sleep(self.backoff_s)
+        self.backoff_s = min(self.backoff_s * 2, BACKOFF_MAX_S)
+        await self._runtime.writer.drain()
+
+    async def _handle(self, message: Message, account: Account) -> None:
+        if isinstance(message, Record):
+            await self._record(message, account)
+        elif isinstance(message, Subscribe):
+            self._subscribe(message, account)
+        elif isinstance(message, Introduce):
+            self._introduce(message, account)
+        elif isinstance(message, Rerate):
+            await self._rerate(message, account)
+
+    # Recording
+
+    async def _record(self, message: Record, account: Account) -> None:
+        runtime = self._runtime
+        for event in message.events:
+            key = runtime.catalogue.price_needed(event)
+            if key is not None:
+                await runtime.catalogue.learn_price(key)
+        if not account.known and not runtime.auto_create_customers:
+            raise ProblemError(_unknown_customer(self.ref))
+        outcomes: list[Outcome] = []
+        changes: list[Changes] = []
+        rows: list[tuple[Table, Row]] = []
+        for index, event in enumerate(message.events):
+            if message.crashes.get(index, 0) >= CRASHES_MAX:
+                outcomes.append(_POISON)
+                continue
+            try:
+                decided = await self._decide(event, account, consuming=message.consuming)
+            except Exception as error:
+                raise _EventCrashed(index) from error
+            if isinstance(decided, Denied):
+                outcomes.append(Refused(decided.entitlement))
+                continue
+            apply(account, decided.changes)
+            changes.append(decided.changes)
+            outcomes.append(Accepted(decided.row, decided.charges))
+            if event.feature_key is not None:
+                feature = runtime.catalogue.new_feature(event.feature_key)
+                if feature is not None:
+                    rows.append((tables.FEATURES, msgspec.structs.astuple(feature)))
+        message.outcomes = outcomes
+        self._submit(message, account, changes, rows)
+
+    async def _decide(self, event: UsageEvent, account: Account, *, consuming: bool) -> Recorded | Denied:
+        runtime = self._runtime
+        if not account.known and not account.customer.number:
+            account.customer = msgspec.structs.replace(
+                account.customer, number=next(runtime.sequences.customers)
+            )
+        decide: Any = recording.consume if consuming else recording.record
+        arguments = {
+            "event_id": next(runtime.sequences.events),
+            "now": runtime.clock.now(),
+            "terms": runtime.catalogue.terms,
+        }
+        if self.off_thread:
+            return await runtime.worker.decide(decide, account, event, arguments)
+        decided: Recorded | Denied = decide(account, event, **arguments)
+        return decided
+
+    def _submit(
+        self,
+        message: Message,
+        account: Account,
+        changes: list[Changes],
+        rows: list[tuple[Table, Row]] | None = None,
+    ) -> None:
+        """Hand changes to the writer; the message is answered when they are durable."""
+        if not changes and not rows:
+            message.settle()
+            return
+        self._in_flight += 1
+
+        def settle(problem: Problem | None) -> None:
+            self._in_flight -= 1
+            message.settle(problem)
+
+        self._runtime.writer.submit(Work(account.customer.number, changes, rows or []), settle)
+
+    # Everything else
+
+    def _subscribe(self, message: Subscribe, account: Account) -> None:
+        runtime, plan, now = self._runtime, message.plan, self._runtime.clock.now()
+        if not account.known and not runtime.auto_create_customers:
+            raise ProblemError(_unknown_customer(self.ref))
+        if any(
+            each.plan.key == plan.key and each.subscription.active_at(max(now, message.starts_at))
+            for each in account.enrolments
+        ):
+            text = f"the customer is already subscribed to {plan.key}"
+            raise ProblemError(Problem(code=Code.CONFLICT, message=text))
+        customer = self._numbered(account, now)
+        subscription = Subscription(
+            number=next(runtime.sequences.subscriptions),
+            id=runtime.new_uuid(),
+            customer=customer.number,
+            plan_key=plan.key,
+            plan_version=plan.version,
+            starts_at=message.starts_at,
+            ends_at=None,
+            anchor_day=message.anchor_day,
+            interval_months=plan.interval_months,
+            created_at=now,
+        )
+        changes = Changes(
+            customer=None if account.known else customer,
+            subscription=(subscription, plan),
+            position=account.position,
+            chain=account.chain,
+        )
+        apply(account, changes)
+        self._choose_thread(account)
+        message.subscription = subscription
+        self._submit(message, account, [changes])
+
+    def _introduce(self, message: Introduce, account: Account) -> None:
+        if account.known:
+            text = f"customer {self.ref.value} exists already"
+            raise ProblemError(Problem(code=Code.CONFLICT, message=text))
+        customer = self._numbered(account, self._runtime.clock.now())
+        customer = msgspec.structs.replace(customer, profile=message.profile)
+        changes = Changes(customer=customer, position=account.position, chain=account.chain)
+        apply(account, changes)
+        message.customer = customer
+        self._submit(message, account, [changes])
+
+    def _numbered(self, account: Account, now: int) -> Customer:
+        if account.known:
+            return account.customer
+        number = account.customer.number or next(self._runtime.sequences.customers)
+        return msgspec.structs.replace(account.customer, number=number, created_at=now)
+
+    async def _rerate(self, message: Rerate, account: Account) -> None:
+        runtime = self._runtime
+        event = rerating.event_of(message.row)
+        key = runtime.catalogue.price_needed(event)
+        if key is not None:
+            await runtime.catalogue.learn_price(key)
+        changes = await runtime.worker.call(
+            lambda: rerating.decide(
+                account,
+                message.row,
+                message.charges,
+                now=runtime.clock.now(),
+                terms=runtime.catalogue.terms,
+                latest=runtime.catalogue.latest,
+            )
+        )
+        if changes is None:
+            message.settle()
+            return
+        apply(account, changes)
+        message.priced = True
+        self._submit(message, account, [changes])
+
+
+_POISON: Final = Problem(
+    code=Code.POISON, message="the event crashed its customer's actor twice and is refused; see the daemon's log"
+)
+
+
+def _stranger(ref: CustomerRef) -> Customer:
+    return Customer(
+        number=0,
+        id=ref.customer_id(),
+        reference=ref.value if ref.kind is RefKind.REFERENCE else None,
+        stripe_id=ref.value if ref.kind is RefKind.STRIPE else None,
+        created_at=0,
+    )
+
+
+def _unknown_customer(ref: CustomerRef) -> Problem:
+    return Problem(
+        code=Code.NOT_FOUND,
+        message=f"customer {ref.value!r} is unknown and [customers] auto_create is off; create it first",
+    )

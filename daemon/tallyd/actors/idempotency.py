@@ -1,0 +1,96 @@
+"""Idempotency: a key counts once, for ever (P2). This is where a duplicate is found and refused.
+
+Three things together make it so. A key on its way is *claimed* here, so of two requests with one key the second
+waits for the first. A key from earlier is found in the books. And the books' unique index stands behind both.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from tallyd.actors.messages import Duplicate
+from tallyd.model.event import UsageEvent
+from tallyd.model.problems import unavailable
+from tallyd.store.books import Books
+from tallyd.store.event_rows import KeyPair, KnownEvent, known_keys
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class Claims:
+    """Keys whose first request is still on its way."""
+
+    def __init__(self) -> None:
+        self._held: dict[KeyPair, trio.Event] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def claim(self, pair: KeyPair) -> trio.Event | None:
+        """Claim a key. None: it is yours; else wait for the event, then look again."""
+        holder = self._held.get(pair)
+        if holder is None:
+            self._held[pair] = trio.Event()
+        return holder
+
+    def release(self, pairs: Iterable[KeyPair]) -> None:
+        """Give keys back, durable or refused; whoever waits looks again."""
+        for pair in pairs:
+            self._held.pop(pair).set()
+
+
+class KeyIndex:
+    """Looks keys up in the books; look-ups that wait together go together, as commits do."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._waiting: list[_Lookup] = []
+        self._wake = trio.Event()
+
+    async def known(self, pairs: list[KeyPair]) -> dict[KeyPair, KnownEvent]:
+        """Return the events already recorded under any of the keys.
+
+        Raises:
+            ProblemError: the books cannot be read.
+        """
+        lookup = _Lookup(pairs)
+        self._waiting.append(lookup)
+        self._wake.set()
+        await lookup.done.wait()
+        if lookup.found is None:
+            raise unavailable("the books cannot be read; retry with the same key")
+        return lookup.found
+
+    async def run(self) -> None:
+        """Look up for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            lookups, self._waiting = self._waiting, []
+            pairs = {pair for lookup in lookups for pair in lookup.pairs}
+            found: dict[KeyPair, KnownEvent] | None = None
+            try:
+                found = await self._books.read(partial(known_keys, pairs=pairs))
+            except sqlite3.Error:
+                _log.exception("key look-up failed")
+            for lookup in lookups:
+                lookup.found = found
+                lookup.done.set()
+
+
+class _Lookup:
+    __slots__ = ("done", "found", "pairs")
+
+    def __init__(self, pairs: list[KeyPair]) -> None:
+        self.pairs = pairs
+        self.found: dict[KeyPair, KnownEvent] | None = None
+        self.done = trio.Event()
+
+
+def duplicate(event: UsageEvent, original: KnownEvent) -> Duplicate:
+    """Answer a key that is taken: the same body is a retry, another one a conflict."""
+    return Duplicate(original.id, event.body == original.body)

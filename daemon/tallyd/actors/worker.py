@@ -1,0 +1,92 @@
+"""Calling plugins that are not trusted with the daemon's own thread: on a worker thread, with a time budget.
+
+Deciding is pure, so a decision that hangs can simply be abandoned and made again without the plugin (P8).
+"""
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, Final, TypeVar
+
+import structlog
+import trio
+
+from tallyd.engine import rating
+from tallyd.engine.account import Account
+from tallyd.engine.rating import NoPrice, PricedFeature
+from tallyd.engine.recording import Denied, Recorded
+from tallyd.model.event import UsageEvent
+from tallyd.pricing.seam import Usage
+
+AnswerT = TypeVar("AnswerT")
+
+THREADS_MAX: Final = 16
+STUCK_MAX: Final = 2
+"""Abandoned calls of one pricing model at a time; with more, the model rests until one comes back."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Worker threads for plugins, and the models that are resting because they hang."""
+
+    def __init__(self, budget_s: float) -> None:
+        self._budget_s = budget_s
+        self._limiter = trio.CapacityLimiter(THREADS_MAX)
+        self._stuck: dict[str, int] = {}
+        self._lock = Lock()
+        self.timeouts = 0
+
+    async def call(self, work: Callable[[], AnswerT]) -> AnswerT | None:
+        """Run pure work within ten budgets; None when it takes longer."""
+        with trio.move_on_after(self._budget_s * 10):
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+        self.timeouts += 1
+        return None
+
+    async def decide(
+        self,
+        decide: Callable[..., Recorded | Denied],
+        account: Account,
+        event: UsageEvent,
+        arguments: dict[str, Any],
+    ) -> Recorded | Denied:
+        """Decide an event; a model that does not answer in time leaves its charge unpriced."""
+        late: set[str] = set()
+        while True:
+            asked: list[str] = []
+            marginal = self._guarded(frozenset(late), asked)
+            with trio.move_on_after(self._budget_s):
+                return await trio.to_thread.run_sync(
+                    lambda marginal=marginal: decide(account, event, marginal=marginal, **arguments),
+                    abandon_on_cancel=True,
+                    limiter=self._limiter,
+                )
+            self.timeouts += 1
+            if not asked or asked[-1] in late:  # no thread was free, or none of the models is to blame
+                return decide(account, event, marginal=_without_plugins, **arguments)
+            _log.error("pricing model took too long; the charge stays unpriced", model=asked[-1])
+            late.add(asked[-1])
+
+    def _guarded(self, late: frozenset[str], asked: list[str]) -> Any:
+        """Return `rating.marginal`, noting which model is being asked and leaving out those that hang."""
+
+        def marginal(feature: PricedFeature, before: Usage, quantity: Usage) -> Any:
+            name = feature.model.name
+            if name in late or self._stuck.get(name, 0) > STUCK_MAX:
+                return None, NoPrice.PLUGIN_TIMEOUT
+            asked.append(name)
+            self._note(name, 1)
+            try:
+                return rating.marginal(feature, before, quantity)
+            finally:
+                self._note(name, -1)
+
+        return marginal
+
+    def _note(self, name: str, calls: int) -> None:
+        with self._lock:
+            self._stuck[name] = self._stuck.get(name, 0) + calls
+
+
+def _without_plugins(_feature: PricedFeature, _before: Usage, _quantity: Usage) -> tuple[None, NoPrice]:
+    return None, NoPrice.PLUGIN_TIMEOUT

@@ -1,0 +1,1 @@
+"""How requests get in: HTTP and the Unix socket. Translators only; every rule is in the engine."""

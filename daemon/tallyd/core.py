@@ -1,0 +1,139 @@
+"""The daemon without its interfaces: books, catalog, actors. What every interface is given."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from tallyd.actors.catalogue import Catalogue
+from tallyd.actors.directory import Directory
+from tallyd.actors.intake import Intake
+from tallyd.actors.runtime import Counts, Runtime
+from tallyd.actors.worker import Worker
+from tallyd.api.keys import KeyRing
+from tallyd.clock import Clock, new_uuid
+from tallyd.config import Config
+from tallyd.engine.catalog import read_catalog
+from tallyd.pricing.registry import Registry
+from tallyd.store import sqlite
+from tallyd.store.accounts import load_sequences
+from tallyd.store.books import Books, open_books
+from tallyd.store.catalog_rows import load_catalog
+from tallyd.store.writer import CommitFailed, Writer
+
+PUT_AWAY_EVERY_S: Final = 15.0
+LAST_WORDS_S: Final = 0.5
+"""Between a failed commit and the end: time for the "outcome unknown" answers to get out."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Core(msgspec.Struct, kw_only=True):
+    """The parts."""
+
+    config: Config
+    clock: Clock
+    books: Books
+    writer: Writer
+    registry: Registry
+    catalogue: Catalogue
+    runtime: Runtime
+    directory: Directory
+    intake: Intake
+    keys: KeyRing
+    counts: Counts
+
+    async def reload_catalog(self) -> list[str]:
+        """Read the catalog file again and put it in force; return what changed.
+
+        Raises:
+            CatalogError: what is wrong with it; the running one stays.
+            OSError: the file cannot be read; the running one stays.
+        """
+        path = self.config.catalog
+        if path is None:
+            return []
+        text = await trio.Path(path).read_text(encoding="utf-8")
+        return await self.catalogue.replace(read_catalog(text, path), path, self.writer)
+
+
+@asynccontextmanager
+async def open_core(config: Config, *, registry: Registry, clock: Clock) -> AsyncIterator[Core]:
+    """Start everything but the interfaces; on leaving, all that was accepted is written.
+
+    Raises:
+        SchemaError: the data directory holds something else.
+        CatalogError: the catalog cannot be used.
+        CommitFailed: the books could not be written; the process must end.
+    """
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+    async with open_books(config.data_dir / sqlite.FILE_NAME) as books:
+        async with trio.open_nursery() as nursery:
+            core = await _assemble(config, books, nursery, registry=registry, clock=clock)
+            nursery.start_soon(_write, core.writer)
+            nursery.start_soon(core.intake.run)
+            nursery.start_soon(_put_away_idle, core.directory)
+            await core.reload_catalog()
+            yield core
+            with trio.CancelScope(shield=True):
+                await core.writer.drain()
+            nursery.cancel_scope.cancel()
+
+
+async def _assemble(
+    config: Config, books: Books, nursery: trio.Nursery, *, registry: Registry, clock: Clock
+) -> Core:
+    stored = await books.read(load_catalog)
+    sequences = await books.read(load_sequences)
+    writer = Writer(books)
+    catalogue = Catalogue(stored, registry=registry, clock=clock, currency=config.account.currency)
+    counts = Counts()
+    runtime = Runtime(
+        books=books,
+        writer=writer,
+        catalogue=catalogue,
+        registry=registry,
+        worker=Worker(config.plugins.budget_ms / 1_000),
+        clock=clock,
+        sequences=sequences,
+        counts=counts,
+        auto_create_customers=config.customers.auto_create,
+        time=trio.current_time,
+        new_uuid=new_uuid,
+    )
+    directory = Directory(
+        runtime, nursery, resident_max=config.customers.resident_max, idle_s=config.customers.idle_s
+    )
+    return Core(
+        config=config,
+        clock=clock,
+        books=books,
+        writer=writer,
+        registry=registry,
+        catalogue=catalogue,
+        runtime=runtime,
+        directory=directory,
+        intake=Intake(runtime, directory),
+        keys=KeyRing(stored.keys, clock),
+        counts=counts,
+    )
+
+
+async def _write(writer: Writer) -> None:
+    try:
+        await writer.run()
+    except CommitFailed:
+        _log.critical("commit failed: outcome unknown, nothing more is acknowledged, ending")
+        await trio.sleep(LAST_WORDS_S)
+        raise
+
+
+async def _put_away_idle(directory: Directory) -> None:
+    while True:
+        await trio.sleep(PUT_AWAY_EVERY_S)
+        directory.put_away_idle()
+
+

@@ -1,0 +1,1 @@
+"""The rules of the business, pure: values in, values out. No I/O, no clock, no randomness, no await."""

@@ -1,0 +1,100 @@
+"""Counting: which features of the plan an event feeds, by how much, and what their counters are afterwards."""
+
+from decimal import Decimal
+
+import msgspec
+
+from tallyd.engine import entitlements, rating
+from tallyd.engine.account import EMPTY, LIFETIME, Account, Counter, CounterKey, Enrolment
+from tallyd.engine.metering import difference
+from tallyd.engine.rating import NoPrice, PricedFeature
+from tallyd.model.event import UsageEvent
+from tallyd.model.money import ZERO
+
+
+class Count(msgspec.Struct, gc=False):
+    """One plan feature's part in an event, while it is being decided.
+
+    Attributes:
+        feature: the feature fed.
+        key: the counter that decides its limit and price.
+        counter: that counter before the event.
+        units: units the event adds.
+        capped: whether the limit was already reached.
+        amount: the charge, once priced.
+        no_price: why there is no charge.
+        quantity: the quantities priced, by dimension.
+    """
+
+    feature: PricedFeature
+    key: CounterKey
+    counter: Counter
+    units: Decimal
+    capped: bool
+    amount: Decimal | None = None
+    no_price: NoPrice | None = None
+    quantity: dict[str, Decimal] = {}
+
+
+def count(account: Account, enrolment: Enrolment, event: UsageEvent) -> list[Count]:
+    """Count the event in every feature of the plan that it feeds."""
+    counts = []
+    for feature in enrolment.plan.counted_by(event):
+        key = enrolment.counter_key(feature, event.occurred_at)
+        counter = account.counters.get(key, EMPTY)
+        if feature.meter is None:
+            units = rating.units_of(feature, event)
+        else:
+            units = difference(
+                feature.meter,
+                event,
+                value=counter.used,
+                latest_at=counter.latest_at,
+                seen=account.seen.get(key),
+            )
+        counts.append(Count(feature, key, counter, units, entitlements.capped(feature, counter)))
+    return counts
+
+
+def counters_after(
+    account: Account, event: UsageEvent, enrolment: Enrolment | None, counts: list[Count]
+) -> dict[CounterKey, Counter]:
+    """Return the new values of the counters that the event moves. A capped feature is not moved."""
+    changed = {}
+    for each in counts:
+        if each.capped:
+            continue
+        changed[each.key] = _advance(each.counter, event, each)
+        if each.key.period_start == LIFETIME and enrolment:
+            start = enrolment.period_at(event.occurred_at).start
+            key = CounterKey(each.key.subscription, each.key.feature, start)
+            changed[key] = _advance(account.counters.get(key, EMPTY), event, each)
+    return changed
+
+
+def _advance(counter: Counter, event: UsageEvent, each: Count) -> Counter:
+    """Return the counter after the event. Sent revenue is counted as used, but the plan does not price it."""
+    rated = counter.rated
+    if each.quantity:
+        rated = dict(rated)
+        for dimension, quantity in each.quantity.items():
+            rated[dimension] = rated.get(dimension, ZERO) + quantity
+    return Counter(
+        used=counter.used + each.units,
+        rated=rated,
+        charged=counter.charged if each.amount is None else counter.charged + each.amount,
+        sent=counter.sent if event.revenue_amount is None else counter.sent + event.revenue_amount,
+        events=counter.events + 1,
+        unpriced=counter.unpriced + (each.no_price is not None),
+        latest_at=max(counter.latest_at, event.occurred_at),
+    )
+
+
+def newly_seen(event: UsageEvent, counts: list[Count]) -> list[tuple[CounterKey, str]]:
+    """Return the values that `unique` meters see for the first time."""
+    added = []
+    for each in counts:
+        meter = each.feature.meter
+        if meter is not None and meter.aggregation == "unique" and each.units and not each.capped:
+            added.append((each.key, str(meter.reading(event))))
+    return added

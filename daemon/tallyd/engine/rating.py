@@ -1,0 +1,153 @@
+"""Rating: asking a plan's pricing model what usage costs the customer.
+
+A model may come from a stranger's plugin, so whatever it does ends in a value: an amount, or the reason why
+there is none (P8, P9).
+"""
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from tallyd.engine.costs import CostRule
+from tallyd.engine.metering import CompiledMeter
+from tallyd.model.event import UsageEvent
+from tallyd.model.money import ZERO
+from tallyd.pricing.seam import UNITS, Measure, PricingModel, Step, Terms, Unpriced, Usage, token_dimension
+
+CHARGE_DIGITS_MAX: Final = 120
+STEPS_MAX: Final = 10_000
+
+
+class NoPrice(StrEnum):
+    """Why an event, or its charge, has no amount."""
+
+    UNKNOWN_MODEL = "unknown_model"  # no provider price for the model
+    NO_PRICE = "no_price"  # the plan's terms do not price it
+    PLUGIN_ERROR = "plugin_error"
+    PLUGIN_TIMEOUT = "plugin_timeout"
+    PLUGIN_INVALID = "plugin_invalid"
+
+
+class PricedFeature(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan's feature, ready to count and price.
+
+    Attributes:
+        key: the feature.
+        meter: how it is counted; None: the `usageUnits` of events that name the feature.
+        model: the pricing model.
+        terms: the model's terms.
+        limit: most units a period (or ever); None for no limit.
+        accumulates: usage runs on through the periods.
+        cost: the plan's own cost model, or None.
+    """
+
+    key: str
+    meter: CompiledMeter | None
+    model: PricingModel[Any]
+    terms: Terms
+    limit: Decimal | None
+    accumulates: bool
+    cost: CostRule | None
+
+
+class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a plan, ready to count and price.
+
+    Attributes:
+        key: the plan.
+        version: counts from 1.
+        name: for people.
+        currency: ISO 4217.
+        interval_months: length of a period.
+        features: by feature key, in catalog order.
+        metered: features with a meter, by event name.
+        price_version: `key@version`, the evidence in every answer.
+    """
+
+    key: str
+    version: int
+    name: str
+    currency: str
+    interval_months: int
+    features: dict[str, PricedFeature]
+    metered: dict[str, tuple[PricedFeature, ...]]
+    price_version: str
+
+    def counted_by(self, event: UsageEvent) -> tuple[PricedFeature, ...]:
+        """Return the features whose usage this event adds to."""
+        metered = self.metered.get(event.name, ())
+        if metered:
+            metered = tuple(feature for feature in metered if feature.meter and feature.meter.counts(event))
+        named = self.features.get(event.feature_key) if event.feature_key else None
+        if named is None or named.meter is not None:
+            return metered
+        return (named, *metered)
+
+
+def units_of(feature: PricedFeature, event: UsageEvent) -> Decimal:
+    """Units an event adds to a feature that has no meter: `usageUnits`, or its tokens where tokens are priced."""
+    if event.units is not None:
+        return event.units
+    if feature.model.measure is Measure.TOKENS and event.tokens:
+        return sum(event.tokens.values(), ZERO)
+    return ZERO
+
+
+def quantity_of(
+    feature: PricedFeature, event: UsageEvent, units: Decimal, cost: Decimal | None
+) -> dict[str, Decimal]:
+    """Quantities of an event in the dimensions its model prices.
+
+    An event without tokens counts all its units as input, as Tanso's token normalisation does.
+    """
+    if feature.model.measure is Measure.UNITS:
+        return {UNITS: units}
+    model = event.model or ""
+    tokens = event.tokens or {"input": units}
+    quantity = {token_dimension(kind, model): count for kind, count in tokens.items()}
+    if cost is not None:
+        quantity[token_dimension("cost", model)] = cost
+    return quantity
+
+
+def marginal(feature: PricedFeature, before: Usage, quantity: Usage) -> tuple[Decimal | None, NoPrice | None]:
+    """Ask the model for one event's charge: an exact amount, or None and the reason."""
+    try:
+        amount = feature.model.marginal(feature.terms, before, quantity)
+    except Unpriced:
+        return None, NoPrice.NO_PRICE
+    except Exception:  # noqa: BLE001 - a stranger's plugin may raise anything; the event is kept unpriced (P8)
+        return None, NoPrice.PLUGIN_ERROR
+    if not _sane(amount):
+        return None, NoPrice.PLUGIN_INVALID
+    return amount, None
+
+
+def steps(feature: PricedFeature, usage: Usage) -> tuple[list[Step], NoPrice | None]:
+    """Ask the model to explain a period's usage: steps, or none and the reason."""
+    try:
+        answer = list(feature.model.rate(feature.terms, usage))
+    except Exception:  # noqa: BLE001 - as in marginal
+        return [], NoPrice.PLUGIN_ERROR
+    if len(answer) > STEPS_MAX or not all(_sane_step(step) for step in answer):
+        return [], NoPrice.PLUGIN_INVALID
+    return answer, None
+
+
+def _sane(amount: object) -> bool:
+    if not isinstance(amount, Decimal) or not amount.is_finite():
+        return False
+    _, digits, exponent = amount.as_tuple()
+    return len(digits) <= CHARGE_DIGITS_MAX and isinstance(exponent, int) and abs(exponent) <= CHARGE_DIGITS_MAX
+
+
+def _sane_step(step: object) -> bool:
+    return (
+        isinstance(step, Step)
+        and isinstance(step.words, str)
+        and _sane(step.quantity)
+        and (step.amount is None or _sane(step.amount))
+        and (step.unit_price is None or _sane(step.unit_price))
+    )

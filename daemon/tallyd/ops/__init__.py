@@ -1,0 +1,1 @@
+"""What keeps the daemon operable: the service manager, metrics, logs, webhooks."""

@@ -1,0 +1,108 @@
+"""Reading events and their charges."""
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from tallyd.engine.account import ChargeRow, EventRow
+
+KeyPair = tuple[str, str]
+"""(key space, key)."""
+
+
+class KnownEvent(msgspec.Struct, frozen=True, gc=False):
+    """What is known of an event whose key came again."""
+
+    id: int
+    customer: int
+    body: str
+
+
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events to list, newest first by their own time. Absent: any."""
+
+    customer: int | None = None
+    name: str | None = None
+    start: int | None = None
+    end: int | None = None
+    unpriced: bool = False
+    limit: int = 50
+    offset: int = 0
+
+
+def known_keys(connection: sqlite3.Connection, pairs: Iterable[KeyPair]) -> dict[KeyPair, KnownEvent]:
+    """Return the events already recorded under any of the keys."""
+    spaces: dict[str, list[str]] = {}
+    for space, key in pairs:
+        spaces.setdefault(space, []).append(key)
+    known = {}
+    for space, keys in spaces.items():
+        rows = connection.execute(
+            "SELECT events.key, events.id, customer, body FROM json_each(?) AS wanted"
+            " CROSS JOIN events ON events.key = wanted.value AND key_space = ?",
+            (msgspec.json.encode(keys).decode(), space),
+        )
+        for key, event, customer, body in rows:
+            known[space, key] = KnownEvent(event, customer, body)
+    return known
+
+
+def event_by_key(connection: sqlite3.Connection, key: str, space: str = "") -> EventRow | None:
+    """Return the event recorded under a key, matched exactly."""
+    row = connection.execute("SELECT * FROM events WHERE key = ? AND key_space = ?", (key, space)).fetchone()
+    return None if row is None else EventRow(*row)
+
+
+def event_by_number(connection: sqlite3.Connection, number: int) -> EventRow | None:
+    """Return an event by its row number."""
+    row = connection.execute("SELECT * FROM events WHERE id = ?", (number,)).fetchone()
+    return None if row is None else EventRow(*row)
+
+
+def charges_of(connection: sqlite3.Connection, events: Iterable[int]) -> dict[int, list[ChargeRow]]:
+    """Return the charges of events, by event."""
+    charges: dict[int, list[ChargeRow]] = {}
+    rows = connection.execute(
+        "SELECT charges.* FROM json_each(?) AS wanted CROSS JOIN charges ON charges.event = wanted.value",
+        (msgspec.json.encode(list(events)).decode(),),
+    )
+    for row in rows:
+        charges.setdefault(row[0], []).append(ChargeRow(*row))
+    return charges
+
+
+def price_version_content(connection: sqlite3.Connection, version: int) -> str | None:
+    """Return what a price version holds, JSON."""
+    row = connection.execute("SELECT content FROM price_versions WHERE id = ?", (version,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def list_events(connection: sqlite3.Connection, query: EventQuery) -> list[EventRow]:
+    """Return a page of events, newest first."""
+    where, values = _where(query)
+    rows = connection.execute(
+        f"SELECT * FROM events {where} ORDER BY occurred_at DESC, id DESC LIMIT ? OFFSET ?",
+        (*values, query.limit, query.offset),
+    )
+    return [EventRow(*row) for row in rows]
+
+
+def count_events(connection: sqlite3.Connection, query: EventQuery) -> int:
+    """Count the events of all pages."""
+    where, values = _where(query)
+    number: int = connection.execute(f"SELECT count(*) FROM events {where}", values).fetchone()[0]
+    return number
+
+
+def _where(query: EventQuery) -> tuple[str, list[Any]]:
+    conditions = {
+        "customer = ?": query.customer,
+        "name = ?": query.name,
+        "occurred_at >= ?": query.start,
+        "occurred_at < ?": query.end,
+    }
+    asked = {condition: value for condition, value in conditions.items() if value is not None}
+    parts = [*asked, *(["no_price IS NOT NULL"] if query.unpriced else [])]
+    return ("WHERE " + " AND ".join(parts) if parts else ""), list(asked.values())

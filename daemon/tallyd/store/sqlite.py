@@ -1,0 +1,70 @@
+"""What is said to SQLite, whichever thread says it: opening, one transaction, reading."""
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tallyd.store import tables
+from tallyd.store.schema import migrate
+from tallyd.store.tables import Row, Table, add_exact, write_rows
+
+FILE_NAME: Final = "tallyd.db"
+CACHE_KIB: Final = 65_536
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Open the one connection that writes and checkpoints, and bring the tables up to date.
+
+    WAL with `synchronous=FULL`: a commit has been fsynced when it returns (P1).
+
+    Raises:
+        SchemaError: not our file, or a newer one.
+        sqlite3.Error: cannot be opened.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "trusted_schema = OFF",
+        f"cache_size = -{CACHE_KIB}",
+        "temp_store = MEMORY",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.create_function("add_exact", 2, add_exact, deterministic=True)
+    migrate(connection)
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that cannot write and never checkpoints."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    for pragma in (
+        "query_only = ON",
+        "wal_autocheckpoint = 0",
+        "trusted_schema = OFF",
+        f"cache_size = -{CACHE_KIB}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def commit(connection: sqlite3.Connection, rows: Mapping[Table, list[Row]]) -> None:
+    """Write rows in one transaction; they are durable when this returns (P1).
+
+    Raises:
+        sqlite3.Error: the outcome is unknown: the rows may be there or not.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    for table in tables.IN_ORDER:
+        some = rows.get(table)
+        if some:
+            write_rows(connection, table, some)
+    connection.execute("COMMIT")
+
+
+def touch(connection: sqlite3.Connection) -> None:
+    """Take and release the write lock: proof that the writer still answers, for the watchdog."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("COMMIT")

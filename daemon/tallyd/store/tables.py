@@ -1,0 +1,158 @@
+"""How rows of each table are written: many rows a statement, so that one commit is few steps."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from tallyd.model.money import plain
+
+VARIABLES_MAX: Final = 8192
+"""Bound values a statement; SQLite allows 32,766."""
+CHUNKS: Final = (256, 64, 16, 4, 1)
+"""Rows a statement: a handful of fixed sizes, so that prepared statements are found again."""
+
+Row = tuple[Any, ...]
+
+
+class Table(msgspec.Struct, frozen=True, eq=False):
+    """Where rows go and what happens when one is there already."""
+
+    name: str
+    columns: tuple[str, ...]
+    on_conflict: str = ""
+
+    def insert(self, rows: int) -> str:
+        """Return the statement that writes this many rows."""
+        marks = "(" + ",".join("?" * len(self.columns)) + ")"
+        values = ",".join([marks] * rows)
+        return f"INSERT INTO {self.name} ({','.join(self.columns)}) VALUES {values} {self.on_conflict}"
+
+
+def _replace(columns: Iterable[str]) -> str:
+    return ",".join(f"{column} = excluded.{column}" for column in columns)
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _add_exact(columns: Iterable[str], table: str) -> str:
+    return ",".join(f"{column} = add_exact({table}.{column}, excluded.{column})" for column in columns)
+
+
+CUSTOMERS: Final = Table("customers", _columns("number id reference stripe_id created_at profile"))
+FEATURES: Final = Table(
+    "features",
+    _columns("key id name description created_at"),
+    "ON CONFLICT (key) DO UPDATE SET name = coalesce(excluded.name, name),"
+    " description = coalesce(excluded.description, description)",
+)
+METERS: Final = Table(
+    "meters",
+    _columns("id key definition created_at updated_at archived_at"),
+    "ON CONFLICT (id) DO UPDATE SET " + _replace(("definition", "updated_at", "archived_at")),
+)
+PLAN_VERSIONS: Final = Table("plan_versions", _columns("key version plan meters created_at"))
+PRICE_VERSIONS: Final = Table("price_versions", ("id", "content"), "ON CONFLICT (id) DO NOTHING")
+API_KEYS: Final = Table("api_keys", _columns("hash name hint scopes created_at"))
+SUBSCRIPTIONS: Final = Table(
+    "subscriptions",
+    _columns(
+        "number id customer plan_key plan_version starts_at ends_at anchor_day interval_months created_at"
+    ),
+)
+EVENTS: Final = Table(
+    "events",
+    _columns(
+        "id customer position key_space key source name feature occurred_at received_at subscription units"
+        " cost cost_source cost_version revenue revenue_source currency no_price capped model provider body"
+        " chain"
+    ),
+)
+CHARGES: Final = Table(
+    "charges",
+    _columns(
+        "event customer feature subscription period_start plan_key plan_version used_before units before"
+        " quantity amount currency no_price"
+    ),
+)
+RERATED_EVENTS: Final = Table(
+    "events",
+    EVENTS.columns,
+    "ON CONFLICT (id) DO UPDATE SET "
+    + _replace(_columns("cost cost_source cost_version revenue revenue_source no_price")),
+)
+RERATED_CHARGES: Final = Table(
+    "charges",
+    CHARGES.columns,
+    "ON CONFLICT (event, feature) DO UPDATE SET "
+    + _replace(_columns("plan_version quantity amount no_price")),
+)
+RERATES: Final = Table("rerates", _columns("customer position event rated_at before after chain"))
+LEDGERS: Final = Table(
+    "ledgers",
+    ("customer", "position", "chain"),
+    "ON CONFLICT (customer) DO UPDATE SET " + _replace(("position", "chain")),
+)
+_COUNTED = _columns("used rated charged sent events unpriced latest_at")
+COUNTERS: Final = Table(
+    "counters",
+    ("customer", "subscription", "feature", "period_start", *_COUNTED),
+    "ON CONFLICT (customer, subscription, feature, period_start) DO UPDATE SET " + _replace(_COUNTED),
+)
+SEEN_VALUES: Final = Table("seen_values", _columns("customer subscription feature period_start value"))
+_SUMMED = _columns("units input_tokens output_tokens cost revenue")
+_ROLLUP_KEY = _columns("hour customer feature model provider name currency")
+ROLLUPS: Final = Table(
+    "rollups",
+    (*_ROLLUP_KEY, "events", *_SUMMED, "unpriced"),
+    f"ON CONFLICT ({','.join(_ROLLUP_KEY)}) DO UPDATE SET "
+    + _add_exact(_SUMMED, "rollups")
+    + ", events = rollups.events + excluded.events, unpriced = rollups.unpriced + excluded.unpriced",
+)
+
+IN_ORDER: Final = (
+    CUSTOMERS,
+    FEATURES,
+    METERS,
+    PLAN_VERSIONS,
+    PRICE_VERSIONS,
+    API_KEYS,
+    SUBSCRIPTIONS,
+    EVENTS,
+    CHARGES,
+    RERATED_EVENTS,
+    RERATED_CHARGES,
+    RERATES,
+    LEDGERS,
+    COUNTERS,
+    SEEN_VALUES,
+    ROLLUPS,
+)
+"""Parents before children."""
+
+
+def add_exact(left: str, right: str) -> str:
+    """SQL function: the exact sum of two decimals kept as text (P9)."""
+    return plain(Decimal(left) + Decimal(right))
+
+
+@lru_cache(maxsize=256)
+def _statement(table: Table, rows: int) -> str:
+    return table.insert(rows)
+
+
+def write_rows(connection: sqlite3.Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Write rows in as few statements as the chunk sizes allow."""
+    start, total, width = 0, len(rows), len(table.columns)
+    for chunk in CHUNKS:
+        if chunk * width > VARIABLES_MAX:
+            continue
+        while total - start >= chunk:
+            values = [value for row in rows[start : start + chunk] for value in row]
+            connection.execute(_statement(table, chunk), values)
+            start += chunk
