@@ -13,6 +13,9 @@ Positive = Annotated[int, msgspec.Meta(gt=0)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
 ENVIRONMENT_PREFIX: Final = "TALLYD_"
+CONFIG_FILE_VARIABLE: Final = "TALLYD_CONFIG_FILE"
+NOBODY: Final = "none"
+SOCKET_NAME: Final = "tallyd.sock"
 
 
 class ConfigError(Exception):
@@ -48,7 +51,7 @@ class Peer(_Section, kw_only=True):
 class Socket(_Section, kw_only=True):
     """`[socket]`: the Unix socket for JSON-RPC."""
 
-    path: str = "none"
+    path: str | None = None
     mode: str = "0660"
     group: str | None = None
     default_scopes: tuple[Scope, ...] = ("ingest", "read")
@@ -114,6 +117,13 @@ class Config(_Section, kw_only=True):
         """The directory of the books."""
         return Path(self.store.data_dir)
 
+    @property
+    def socket_path(self) -> str | None:
+        """Where the Unix socket is, absolute; None when none is served."""
+        if self.socket.path == NOBODY:
+            return None
+        return str(Path(self.socket.path or self.data_dir / SOCKET_NAME).absolute())
+
 
 def load_config(
     path: Path | None, environment: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
@@ -133,7 +143,7 @@ def load_config(
         raw = _read_toml(path)
     _convert(raw, str(path) if path else "defaults")  # errors of the file name the file
     for name, value in sorted((os.environ if environment is None else environment).items()):
-        if name.startswith(ENVIRONMENT_PREFIX):
+        if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_FILE_VARIABLE:
             _put_variable(raw, name, value)
     for place, value in (overrides or {}).items():
         if value is not None:

@@ -185,7 +185,7 @@ def test_a_markup_on_an_unknown_cost_is_unpriced(event: Usage, message: str) -> 
 
 
 def test_the_rating_by_rates_explains_itself() -> None:
-    """One step for each model and kind, sorted, says the rate, what it was priced as, and what has no price."""
+    """Each model and kind has a step, in order, that says its rate and whose it is, or that none is known."""
     terms = with_terms(rates={"gpt-4o": {"input": "2.50", "output": 10}})
     usage = {
         **tokens("mystery", output=7),

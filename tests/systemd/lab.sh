@@ -5,7 +5,8 @@
 #
 # It installs the checkout the way systemd/README.md says, then starts, activates, hangs, kills, reloads and
 # stops the service. One PASS or FAIL line for each promise; exits non-zero when any failed.
-# PYTHON (default /usr/bin/python3) must be an interpreter that other users can run.
+# PYTHON (default /usr/bin/python3) must be an interpreter that other users can run. A container that shares its
+# host's network cannot start tallyd while another one holds the same HTTP port.
 set -u
 
 checkout=$(realpath "${1:-$(dirname "$0")/../..}")
@@ -43,6 +44,8 @@ die() {
 property() { systemctl show --property "$1" --value tallyd.service; }
 pid() { property MainPID; }
 is() { [ "$(property "$1")" = "$2" ]; }
+strike() { systemctl kill --kill-whom=main --signal="$1" tallyd.service; }
+still() { [ "$1" != 0 ] && [ "$(pid)" = "$1" ]; }
 gone() { ! "$@"; }
 
 eventually() { # SECONDS COMMAND...
@@ -241,8 +244,8 @@ TimeoutAbortSec=1"
   local before
   before=$(pid)
   sleep 7
-  promise "a healthy service is left alone by the watchdog" test "$(pid)" = "$before"
-  kill -STOP "$before"
+  promise "a healthy service is left alone by the watchdog" still "$before"
+  strike STOP
   promise "a service that hangs is restarted" eventually 20 restarted_since "$before"
   promise "and answers" as_app ping
   rm "$units/tallyd.service.d/watchdog.conf"
@@ -258,7 +261,7 @@ check_crashes() {
   for round in 1 2 3 4 5; do
     sleep "1.$((RANDOM % 10))"
     before=$(pid)
-    kill -KILL "$before"
+    strike KILL || verdict 1 "round $round finds the service running"
     promise "restarted after kill -9, round $round" eventually 20 restarted_since "$before"
   done
   sleep 1
@@ -277,12 +280,12 @@ check_reload() {
   systemctl reload tallyd.service
   sleep 1
   promise "a bad catalog keeps the service running" eventually 10 is ActiveState active
-  promise "as the same process" test "$(pid)" = "$before"
+  promise "as the same process" still "$before"
   promise "which answers" as_app ping
   echo "     status: $(property StatusText)"
   cat "$scratch/catalog.toml" >/etc/tallyd/catalog.toml
   systemctl reload tallyd.service
-  promise "the mended catalog is taken by the same process" test "$(pid)" = "$before"
+  promise "the mended catalog is taken by the same process" still "$before"
   promise "which still answers" as_app ping
 }
 

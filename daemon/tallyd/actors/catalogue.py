@@ -53,6 +53,7 @@ class Catalogue:
         self._compiled: dict[str, CompiledMeter] = {}
         self.plans: dict[tuple[str, int], PricedPlan] = {}
         self.definitions: dict[str, tuple[int, Plan, list[Meter]]] = {}
+        self._written: dict[tuple[str, int], Plan] = {}
         self.listed: list[str] = []
         self._default_cost: CostRule | None = None
         self._operator_prices: dict[str, list[ProviderPrices]] = {}
@@ -63,6 +64,7 @@ class Catalogue:
             meters = {meter.key: meter for meter in each.meters}
             plan = price_plan(each.plan, each.version, meters, registry.models)
             self.plans[each.key, each.version] = plan
+            self._written[each.key, each.version] = each.plan
             self.definitions[each.key] = (each.version, each.plan, each.meters)
 
     def _terms(self) -> Terms:
@@ -77,6 +79,10 @@ class Catalogue:
         """Return the newest version of a plan."""
         held = self.definitions.get(key)
         return self.plans[key, held[0]] if held else None
+
+    def written(self, key: str, version: int) -> Plan | None:
+        """Return a version of a plan as it was written."""
+        return self._written.get((key, version))
 
     def meter(self, meter_id: str) -> CompiledMeter:
         """Return a meter ready to be asked."""
@@ -114,6 +120,7 @@ class Catalogue:
         for version, plan, used in plans:
             by_key = {meter.key: meter for meter in used}
             self.plans[plan.key, version] = price_plan(plan, version, by_key, self._registry.models)
+            self._written[plan.key, version] = plan
             self.definitions[plan.key] = (version, plan, used)
         self.listed = [plan.key for plan in definitions.plans]
         self._default_cost = (
@@ -198,6 +205,10 @@ class Catalogue:
             if patience.cancelled_caught:
                 _log.error("provider price lookup took too long", model=model, provider=provider)
         prices[key] = found
+
+    def forget_prices(self) -> None:
+        """Forget what was learned of provider prices, so that a model unknown so far is looked up again."""
+        self.prices.clear()
 
     def _operator_price(self, model: str, provider: str | None) -> ProviderPrices | None:
         for prices in self._operator_prices.get(model, ()):

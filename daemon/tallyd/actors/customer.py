@@ -316,7 +316,7 @@ class CustomerActor:
             message.settle()
             return
         apply(account, changes)
-        message.priced = True
+        message.complete = changes.rerated is not None and changes.rerated.event.no_price is None
         self._submit(message, account, [changes])
 
 

@@ -106,15 +106,18 @@ class Introduce(Message):
 
 
 class Rerate(Message):
-    """Price again an event that had no price: its row and charges as they are in the books."""
+    """Price again an event that had no price: its row and charges as they are in the books.
 
-    __slots__ = ("charges", "priced", "row")
+    `complete` tells afterwards whether nothing of it is unpriced any more.
+    """
+
+    __slots__ = ("charges", "complete", "row")
 
     def __init__(self, row: EventRow, charges: list[ChargeRow]) -> None:
         super().__init__()
         self.row = row
         self.charges = charges
-        self.priced = False
+        self.complete = False
 
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -102,3 +102,23 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     metadata: dict[str, Any] | None
     subscription_id: str | None
     body: str
+
+
+_EVENT_UUID: Final = "7a11d000-0000-8000-8000-{:012x}"
+_EVENT_UUID_PREFIX: Final = "7a11d000-0000-8000-8000-"
+
+
+def event_uuid(number: int) -> str:
+    """Return the public id of an event: its row number as a UUID (version 8), so that no index is needed."""
+    return _EVENT_UUID.format(number)
+
+
+def event_number(public_id: str) -> int | None:
+    """Return the row number behind a public id, or None when it is not one of ours."""
+    text = public_id.lower()
+    if not text.startswith(_EVENT_UUID_PREFIX) or len(text) != len(_EVENT_UUID_PREFIX) + 12:
+        return None
+    try:
+        return int(text.removeprefix(_EVENT_UUID_PREFIX), 16)
+    except ValueError:
+        return None

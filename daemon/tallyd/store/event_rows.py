@@ -106,3 +106,14 @@ def _where(query: EventQuery) -> tuple[str, list[Any]]:
     asked = {condition: value for condition, value in conditions.items() if value is not None}
     parts = [*asked, *(["no_price IS NOT NULL"] if query.unpriced else [])]
     return ("WHERE " + " AND ".join(parts) if parts else ""), list(asked.values())
+
+
+def customer_ids(connection: sqlite3.Connection, customers: Iterable[int]) -> dict[int, str]:
+    """Return the UUIDs of customers, by row number."""
+    numbers = msgspec.json.encode(list(customers)).decode()
+    return dict(
+        connection.execute(
+            "SELECT number, customers.id FROM json_each(?) AS wanted CROSS JOIN customers ON number = wanted.value",
+            (numbers,),
+        )
+    )

@@ -1,0 +1,1 @@
+"""HTTP: the native API (Tanso's contract) and the Dodo and Retempo dialects, one module each."""

@@ -1,0 +1,86 @@
+"""The HTTP application: every family of endpoints on one router."""
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from tallyd.api.http import tanso
+from tallyd.api.http.entitlements import Entitlements
+from tallyd.api.http.events import Events
+from tallyd.api.http.family import Family, answer
+from tallyd.api.http.subscriptions import Subscriptions
+from tallyd.api.http.usage import Usage
+from tallyd.core import Core
+from tallyd.model.problems import Code, Problem, ProblemError, not_found
+from tallyd.ops.metrics import CONTENT_TYPE, metrics_page
+
+BODY_TIMEOUT_S: Final = 30
+_log = structlog.get_logger(__name__)
+
+
+def make_app(core: Core, *, ready: Callable[[], bool] = lambda: True) -> QuartTrio:
+    """Return the application. `ready` says whether new work is welcome."""
+    app = QuartTrio("tallyd", static_folder=None, template_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = core.config.http.body_bytes_max
+    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
+    native = Family(core, tanso.render)
+    for handlers in (Events(core), Entitlements(core), Subscriptions(core), Usage(core)):
+        handlers.register(app, native)
+    dialects: dict[str, Family] = {}
+    _serve_operations(app, core, ready)
+    _answer_errors(app, native, dialects)
+    return app
+
+
+def _serve_operations(app: QuartTrio, core: Core, ready: Callable[[], bool]) -> None:
+    async def healthz() -> Response:
+        """Alive: the event loop turns."""
+        return answer({"status": "ok"})
+
+    async def readyz() -> Response:
+        """Ready: the books can be written and new work is welcome."""
+        if not ready() or core.writer.failed:
+            return answer({"status": "unavailable"}, 503)
+        await core.writer.touch()
+        return answer({"status": "ready"})
+
+    async def metrics() -> Response:
+        return Response(metrics_page(core), content_type=CONTENT_TYPE)
+
+    for view in (healthz, readyz, metrics):
+        app.add_url_rule(f"/{view.__name__}", view_func=view)
+
+
+def _answer_errors(app: QuartTrio, native: Family, dialects: dict[str, Family]) -> None:
+    """Answer what no handler answered in the shape of the family the path belongs to."""
+
+    def family() -> Family:
+        for prefix, dialect in dialects.items():
+            if request.path == prefix or request.path.startswith(f"{prefix}/"):
+                return dialect
+        return native
+
+    async def http_error(error: HTTPException) -> Response:
+        if isinstance(error, RequestEntityTooLarge):
+            text = f"the body is larger than {app.config['MAX_CONTENT_LENGTH']} bytes; send fewer events at once"
+            return family().problem(Problem(code=Code.TOO_LARGE, message=text))
+        if error.code == 404:  # noqa: PLR2004 - the HTTP status itself
+            return family().problem(not_found(f"there is nothing at {request.path}").problem)
+        response = family().problem(Problem(code=Code.MALFORMED, message=error.name or "bad request"))
+        response.status_code = error.code or 400
+        return response
+
+    async def problem(error: ProblemError) -> Response:
+        return family().problem(error.problem)
+
+    async def crash(error: Exception) -> Response:
+        _log.error("request crashed", path=request.path, exc_info=error)
+        return family().problem(Problem(code=Code.INTERNAL, message="internal error; see the daemon's log"))
+
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(ProblemError, problem)
+    app.register_error_handler(Exception, crash)

@@ -1,0 +1,148 @@
+"""A family of endpoints: how it answers, and how it says no. One error shape each, in one place."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from tallyd.api.keys import require
+from tallyd.api.wire import encode
+from tallyd.core import Core
+from tallyd.model.moments import parse_iso
+from tallyd.model.problems import Code, Problem, ProblemError, invalid
+
+STATUS: Final = {
+    Code.VALIDATION_FAILED: 400,
+    Code.MALFORMED: 400,
+    Code.UNAUTHORIZED: 401,
+    Code.DENIED: 403,
+    Code.FORBIDDEN: 403,
+    Code.NOT_FOUND: 404,
+    Code.CONFLICT: 409,
+    Code.IDEMPOTENCY_CONFLICT: 409,
+    Code.TOO_LARGE: 413,
+    Code.POISON: 422,
+    Code.RATE_LIMITED: 429,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+}
+RETRY_AFTER_S: Final = 1
+_JSON: Final = "application/json"
+_log = structlog.get_logger(__name__)
+
+Handler = Callable[..., Awaitable[Response]]
+
+
+class Family:
+    """Endpoints that share an error shape.
+
+    Args:
+        core: what handlers work with.
+        render: turns a problem into (status, body).
+    """
+
+    def __init__(self, core: Core, render: Callable[[Problem], tuple[int, Any]]) -> None:
+        self.core = core
+        self._render = render
+
+    def route(self, app: QuartTrio, rule: str, method: str, scope: str | None, handler: Handler) -> None:
+        """Serve a handler; problems it raises are answered in the family's shape.
+
+        Args:
+            app: the application.
+            rule: path, with `<name>` for parameters.
+            method: HTTP method.
+            scope: what the key must allow; None for an open endpoint.
+            handler: called with the path's parameters.
+        """
+
+        async def view(**parameters: str) -> Response:
+            try:
+                if scope is not None:
+                    require(self.core.keys.scopes_of(_secret()), scope)
+                return await handler(**parameters)
+            except ProblemError as error:
+                return self.problem(error.problem)
+
+        endpoint = f"{method} {rule}"
+        app.add_url_rule(rule, endpoint=endpoint, view_func=view, methods=[method])
+
+    def problem(self, problem: Problem) -> Response:
+        """Answer with a problem."""
+        status, body = self._render(problem)
+        response = answer(body, status)
+        if problem.code in (Code.CONFLICT, Code.IDEMPOTENCY_CONFLICT):
+            response.headers["x-should-retry"] = "false"  # SDKs retry a 409 unless told not to (CONTRACTS 2.1)
+        if problem.code in (Code.RATE_LIMITED, Code.UNAVAILABLE):
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+
+def answer(body: Any, status: int = 200, encoder: Callable[[Any], bytes] = encode) -> Response:
+    """Return a JSON response."""
+    return Response(encoder(body), status, content_type=_JSON)
+
+
+def _secret() -> str | None:
+    authorization: str | None = request.headers.get("Authorization")
+    if authorization is not None:
+        scheme, _, secret = authorization.partition(" ")
+        return secret.strip() if scheme.lower() == "bearer" else None
+    key: str | None = request.headers.get("X-API-Key")
+    return key
+
+
+async def body_bytes() -> bytes:
+    """Return the request's body."""
+    content: bytes = await request.get_data()
+    return content
+
+
+def whole_parameter(name: str, default: int, *, least: int = 0, most: int) -> int:
+    """Read a whole number from the query.
+
+    Raises:
+        ProblemError: not a number, or out of range.
+    """
+    text = request.args.get(name)
+    if text is None:
+        return default
+    try:
+        value = msgspec.convert(text, int, strict=False)
+    except msgspec.ValidationError:
+        raise invalid(name, "must be a whole number") from None
+    if not least <= value <= most:
+        raise invalid(name, f"must be {least} to {most}")
+    return value
+
+
+def instant_parameter(name: str) -> int | None:
+    """Read an instant from the query; a `+` that arrived as a space is put right.
+
+    Raises:
+        ProblemError: not ISO 8601 with a zone.
+    """
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        return parse_iso(text.replace(" ", "+") if "T" in text else text)
+    except (ValueError, OverflowError):
+        raise invalid(name, "must be an ISO 8601 time with a zone, such as 2026-11-21T00:00:00Z") from None
+
+
+def flag_parameter(name: str, *, default: bool = False) -> bool:
+    """Read true or false from the query.
+
+    Raises:
+        ProblemError: neither.
+    """
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if text.lower() not in ("true", "false"):
+        raise invalid(name, "must be true or false")
+    return text.lower() == "true"

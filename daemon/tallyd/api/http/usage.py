@@ -1,0 +1,145 @@
+"""Usage, charges and analytics over the native API (CONTRACTS 1.9)."""
+
+from functools import partial
+from typing import Any, Final, get_args
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from tallyd.actors.messages import Introduce
+from tallyd.api import commands
+from tallyd.api.http import tanso
+from tallyd.api.http.family import Family, body_bytes, instant_parameter, whole_parameter
+from tallyd.api.http.subscriptions import subscription_view
+from tallyd.api.wire import Decoder
+from tallyd.core import Core
+from tallyd.engine import statements
+from tallyd.engine.account import Account
+from tallyd.engine.events import check_identifier
+from tallyd.model.customer import Customer
+from tallyd.model.moments import HOUR_US, hour_of, iso
+from tallyd.model.periods import calendar_month
+from tallyd.model.problems import invalid, unavailable
+from tallyd.store.analytics import GroupBy, usage_by
+
+PAGE_MAX: Final = 1_000
+GROUPS: Final = get_args(GroupBy)
+
+
+class CustomerInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Body of POST /customers."""
+
+    customer_reference_id: str
+    email: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    phone_number: str | None = None
+    address: dict[str, Any] | None = None
+
+
+_decode_customer = Decoder(CustomerInput)
+_encode_profile = msgspec.json.Encoder(order="deterministic").encode
+_decode_profile = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Usage:
+    """Handlers of `/api/v1/client/customers` and `/api/v1/analytics`."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def register(self, app: QuartTrio, family: Family) -> None:
+        """Serve them."""
+        path = f"{tanso.CLIENT}/customers"
+        family.route(app, path, "POST", "admin", self.create_customer)
+        family.route(app, f"{path}/<reference>", "GET", "read", self.customer)
+        family.route(app, f"{path}/<reference>/usage", "GET", "read", self.usage)
+        family.route(app, f"{path}/<reference>/charges", "GET", "read", self.charges)
+        family.route(app, f"{tanso.ANALYTICS}/usage", "GET", "read", self.analytics)
+
+    async def create_customer(self) -> Response:
+        """Make a customer known before its first event: 201, 409 when it is known."""
+        body: CustomerInput = _decode_customer(await body_bytes())
+        ref = commands.by_reference(body.customer_reference_id)
+        for field in ("email", "first_name", "last_name", "phone_number"):
+            value = getattr(body, field)
+            if value is not None:
+                check_identifier(field, value)
+        message = Introduce(_encode_profile(body).decode())
+        await self._core.intake.ask(ref, message)
+        assert message.customer is not None, "a customer was made"
+        return tanso.success(customer_view(message.customer), 201)
+
+    async def customer(self, reference: str) -> Response:
+        """Return a customer and its subscriptions."""
+        account = await commands.known_account(self._core, commands.by_reference(reference))
+        now = self._core.clock.now()
+        view = customer_view(account.customer)
+        view["subscriptions"] = [
+            subscription_view(each.subscription, each.plan, now) for each in account.enrolments
+        ]
+        return tanso.success(view)
+
+    async def usage(self, reference: str) -> Response:
+        """Return usage against limits, now or in the period that contains `at`."""
+        account, at = await self._account_at(reference)
+        view = {
+            "customerReferenceId": reference,
+            "asOf": iso(at),
+            "position": account.position,
+            "subscriptions": statements.usage_view(account, at),
+            "creditPools": [],
+        }
+        return tanso.success(view)
+
+    async def charges(self, reference: str) -> Response:
+        """Explain the charges of the period that contains `at` (default now), step by step."""
+        account, at = await self._account_at(reference)
+        subscriptions = await self._core.runtime.worker.call(lambda: statements.statement_view(account, at))
+        if subscriptions is None:
+            raise unavailable("a pricing plugin took too long to explain; retry, or see [plugins] budget_ms")
+        view = {
+            "customerReferenceId": reference,
+            "asOf": iso(at),
+            "position": account.position,
+            "subscriptions": subscriptions,
+        }
+        return tanso.success(view)
+
+    async def _account_at(self, reference: str) -> tuple[Account, int]:
+        at = instant_parameter("at")
+        account = await commands.known_account(self._core, commands.by_reference(reference))
+        return account, self._core.clock.now() if at is None else at
+
+    async def analytics(self) -> Response:
+        """Sum units, cost, revenue and margin by group; whole UTC hours, the range is widened to them."""
+        group_by = request.args.get("groupBy", "CUSTOMER")
+        if group_by not in GROUPS:
+            raise invalid("groupBy", f"must be one of {', '.join(GROUPS)}")
+        start, end = instant_parameter("start"), instant_parameter("end")
+        now = self._core.clock.now()
+        start = hour_of(calendar_month(now).start if start is None else start)
+        end = hour_of((now if end is None else end) + HOUR_US - 1)
+        if end < start:
+            raise invalid("end", "must not be before start")
+        limit = whole_parameter("limit", PAGE_MAX, least=1, most=PAGE_MAX)
+        offset = whole_parameter("offset", 0, most=1_000_000_000)
+        groups = await self._core.books.scan(partial(usage_by, group_by=group_by, start=start, end=end))
+        page = tanso.page(groups[offset : offset + limit], total=len(groups), limit=limit, offset=offset)
+        heading = {"groupBy": group_by, "start": iso(start), "end": iso(end), "granularity": "HOUR"}
+        return tanso.success({**heading, **page})
+
+
+def customer_view(customer: Customer) -> dict[str, Any]:
+    """Return a customer as clients see it."""
+    profile = _decode_profile(customer.profile) if customer.profile else {}
+    return {
+        **profile,
+        "id": customer.id,
+        "customerReferenceId": customer.reference,
+        "stripeCustomerId": customer.stripe_id,
+        "createdAt": iso(customer.created_at),
+        "subscriptions": [],
+        "creditPools": [],
+    }

@@ -1,0 +1,238 @@
+"""Serving the socket: lines in, lines out, everything bounded (P11)."""
+
+import grp
+import math
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+import trio
+
+from tallyd.api.keys import require
+from tallyd.api.socket.methods import Methods
+from tallyd.api.socket.peers import peer_of, scopes_of
+from tallyd.api.socket.protocol import (
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    Call,
+    LineError,
+    RequestId,
+    error_line,
+    problem_line,
+    read_call,
+    read_line,
+    result_line,
+)
+from tallyd.config import Socket
+from tallyd.model.problems import Code, Problem, ProblemError
+
+RECEIVE_BYTES: Final = 65_536
+SEND_TIMEOUT_S: Final = 30
+BACKLOG: Final = 1_024
+
+_log = structlog.get_logger(__name__)
+
+
+class SocketServer:
+    """Serves every connection of one listening socket."""
+
+    def __init__(self, methods: Methods, settings: Socket) -> None:
+        self._methods = methods
+        self._settings = settings
+        self.connections = 0
+
+    async def serve(self, listener: socket.socket, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept until cancelled."""
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
+        await trio.serve_listeners(self._connection, listeners, task_status=task_status)
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
+        try:
+            if self.connections > self._settings.connections_max:
+                text = f"more than {self._settings.connections_max} connections; retry shortly"
+                with trio.move_on_after(1):
+                    await stream.send_all(error_line(None, -32000, text, Code.RATE_LIMITED))
+                return
+            uid, gid = peer_of(stream.socket)  # type: ignore[arg-type]
+            scopes = scopes_of(uid, gid, self._settings)
+            await Connection(stream, self._methods, self._settings, scopes).serve()
+        except trio.BrokenResourceError:
+            _log.debug("peer went away")
+        except Exception:  # one connection's defect ends that connection only (P8)
+            _log.exception("connection crashed")
+        finally:
+            self.connections -= 1
+            await trio.aclose_forcefully(stream)
+
+
+class Connection:
+    """One peer. Checks are answered in the order of the lines, at once; what has to wait is answered when done."""
+
+    def __init__(
+        self, stream: trio.SocketStream, methods: Methods, settings: Socket, scopes: frozenset[str]
+    ) -> None:
+        self._stream = stream
+        self._methods = methods
+        self._settings = settings
+        self._scopes = scopes
+        self._may_read = "read" in scopes or "admin" in scopes
+        self._sending = trio.Lock()
+        self._in_flight = trio.CapacityLimiter(settings.in_flight_max)
+
+    async def serve(self) -> None:
+        """Serve until the peer closes, sends what is no request, or stops reading."""
+        async with trio.open_nursery() as nursery:
+            await self._read(nursery)
+        # Leaving the nursery waits for the answers on their way: a peer may send, half-close, and read.
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        buffer = bytearray()
+        while True:
+            with trio.move_on_after(self._settings.line_timeout_s if buffer else math.inf) as patience:
+                received = await self._stream.receive_some(RECEIVE_BYTES)
+            if patience.cancelled_caught:
+                text = f"a line was not finished within {self._settings.line_timeout_s:g} s"
+                await self._send(error_line(None, INVALID_REQUEST, text, Code.MALFORMED))
+                nursery.cancel_scope.cancel()
+                return
+            if not received:
+                return
+            buffer += received
+            end = buffer.rfind(b"\n")
+            if end >= 0:
+                lines = bytes(buffer[:end])
+                del buffer[: end + 1]
+                await self._lines(lines.split(b"\n"), nursery)
+            if len(buffer) > self._settings.line_bytes_max:
+                text = f"a line is longer than {self._settings.line_bytes_max} bytes"
+                await self._send(error_line(None, INVALID_REQUEST, text, Code.TOO_LARGE))
+                nursery.cancel_scope.cancel()
+                return
+
+    async def _lines(self, lines: list[bytes], nursery: trio.Nursery) -> None:
+        """Answer what can be answered at once with one send; start the rest."""
+        answers: list[bytes] = []
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                read = read_line(line)
+            except LineError as error:
+                answers.append(error.answer)
+                continue
+            if isinstance(read, list):
+                await self._start(nursery, partial(self._batch, read))
+                continue
+            answer = self._at_once(read)
+            if answer is not None:
+                answers.append(answer)
+            else:
+                await self._start(nursery, partial(self._one, read))
+        if answers:
+            await self._send(b"".join(answers))
+
+    async def _start(self, nursery: trio.Nursery, work: Callable[[], Awaitable[bytes]]) -> None:
+        """Start what has to wait; with too much in flight, stop reading until something is done."""
+        token = object()
+        await self._in_flight.acquire_on_behalf_of(token)
+        nursery.start_soon(self._finish, work, token)
+
+    async def _finish(self, work: Callable[[], Awaitable[bytes]], token: object) -> None:
+        try:
+            answer = await work()
+            if answer:
+                await self._send(answer)
+        finally:
+            self._in_flight.release_on_behalf_of(token)
+
+    def _at_once(self, call: Call) -> bytes | None:
+        if call.method != "check" or not self._may_read or call.id is msgspec.UNSET:
+            return None
+        view = self._methods.check_at_once(call.params)
+        return None if view is None else result_line(call.id, view)
+
+    async def _batch(self, parts: list[msgspec.Raw]) -> bytes:
+        """Answer a JSON-RPC batch: its calls run side by side, its answers come as one array."""
+        answers: list[bytes] = [b""] * len(parts)
+
+        async def part(index: int, content: msgspec.Raw) -> None:
+            try:
+                answers[index] = await self._one(read_call(content))
+            except LineError as error:
+                answers[index] = error.answer
+
+        async with trio.open_nursery() as nursery:
+            for index, content in enumerate(parts):
+                nursery.start_soon(part, index, content)
+        spoken = [answer.rstrip(b"\n") for answer in answers if answer]
+        return b"[" + b",".join(spoken) + b"]\n" if spoken else b""
+
+    async def _one(self, call: Call) -> bytes:
+        request_id = None if isinstance(call.id, msgspec.UnsetType) else call.id
+        answer = await self._answer(call, request_id)
+        return b"" if call.id is msgspec.UNSET else answer
+
+    async def _answer(self, call: Call, request_id: RequestId) -> bytes:
+        found = self._methods.table.get(call.method)
+        if found is None:
+            text = f"there is no method {call.method!r}; there are {', '.join(self._methods.table)}"
+            return error_line(request_id, METHOD_NOT_FOUND, text, Code.NOT_FOUND)
+        scope, method = found
+        try:
+            if scope:
+                require(self._scopes, scope)
+            return result_line(request_id, await method(call.params))
+        except ProblemError as error:
+            return problem_line(request_id, error.problem)
+        except Exception:  # a defect in one request is answered, and ends nothing else (P8)
+            _log.exception("request crashed", method=call.method)
+            problem = Problem(code=Code.INTERNAL, message="internal error; see the daemon's log")
+            return problem_line(request_id, problem)
+
+    async def _send(self, content: bytes) -> None:
+        """Send, or drop a peer that does not read."""
+        with trio.move_on_after(SEND_TIMEOUT_S) as patience:
+            async with self._sending:
+                await self._stream.send_all(content)
+        if patience.cancelled_caught:
+            _log.warning("peer does not read; dropped")
+            raise trio.BrokenResourceError
+
+
+def listen_unix(path: str, settings: Socket) -> socket.socket:
+    """Bind a Unix socket with its mode and group; a dead one that lies there is replaced.
+
+    Raises:
+        OSError: a live daemon listens there, or the path cannot be used.
+    """
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_socket():
+        _refuse_if_live(path)
+        place.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(previous)
+    if settings.group is not None:
+        os.chown(path, -1, grp.getgrnam(settings.group).gr_gid)
+    place.chmod(int(settings.mode, 8))
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _refuse_if_live(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return
+    raise OSError(f"{path}: another process listens there; choose another --socket or stop it")

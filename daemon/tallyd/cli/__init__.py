@@ -1,0 +1,39 @@
+"""The command line. Exit codes: 0 done, 1 not done or something found wrong, 2 used wrongly, 3 no daemon there."""
+
+from importlib import import_module
+from typing import Final
+
+import click
+
+from tallyd import __version__
+
+_COMMANDS: Final = {
+    "serve": "serve",
+    "demo": "demo",
+    "ingest": "ingest",
+    "check": "check",
+    "keys": "keys",
+    "config": "config",
+    "rerate": "rerate",
+    "verify": "verify",
+}
+
+
+class _Lazy(click.Group):
+    """Loads a command's module when it is called: `tallyd check` does not pay for `serve`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = import_module(f"tallyd.cli.{module}").command
+        return command
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tallyd")
+def main() -> None:
+    """Meter usage, answer entitlement checks, price with plugins: a billing sidecar in one process."""
