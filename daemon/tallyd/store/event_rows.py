@@ -1,12 +1,17 @@
 """Reading events and their charges."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from tallyd.engine.account import ChargeRow, EventRow
+from tallyd.model.customer import CustomerRef, RefKind
+from tallyd.model.event import Source
+from tallyd.model.subscription import Subscription
 
 KeyPair = tuple[str, str]
 """(key space, key)."""
@@ -21,13 +26,27 @@ class KnownEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events to list, newest first by their own time. Absent: any."""
+    """Which events to list, newest first by their own time. Absent: any.
+
+    Attributes:
+        customer: row number of the customer.
+        name: event name.
+        start: microseconds UTC, included.
+        end: microseconds UTC, not included.
+        unpriced: only those that still lack a price.
+        shared_keys: only those whose keys are in the account's own space: all but Retempo's.
+        source: only those that came in through one contract.
+        limit: most events a page.
+        offset: how many come before it.
+    """
 
     customer: int | None = None
     name: str | None = None
     start: int | None = None
     end: int | None = None
     unpriced: bool = False
+    shared_keys: bool = False
+    source: Source | None = None
     limit: int = 50
     offset: int = 0
 
@@ -73,20 +92,64 @@ def charges_of(connection: sqlite3.Connection, events: Iterable[int]) -> dict[in
     return charges
 
 
+def customer_number(connection: sqlite3.Connection, name: str) -> int | None:
+    """Return the row number of the customer that goes by a name: see `customer_names`."""
+    refs = [
+        CustomerRef(RefKind.REFERENCE, name),
+        CustomerRef(RefKind.STRIPE, name),
+        CustomerRef(RefKind.ID, name),
+    ]
+    for ref in refs:
+        row = connection.execute("SELECT number FROM customers WHERE id = ?", (ref.customer_id(),)).fetchone()
+        if row is not None:
+            return int(row[0])
+    return None
+
+
+def customer_names(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, str]:
+    """Return what customers go by, as `Customer.label` has it, by row number."""
+    rows = connection.execute(
+        "SELECT number, coalesce(reference, stripe_id, id) FROM json_each(?) AS wanted"
+        " CROSS JOIN customers ON number = wanted.value",
+        (msgspec.json.encode(list(numbers)).decode(),),
+    )
+    return dict(rows.fetchall())
+
+
+def subscriptions_by_id(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Subscription]:
+    """Return subscriptions by their public ids."""
+    columns = Subscription.__struct_fields__
+    rows = connection.execute(
+        f"SELECT {','.join(f'subscriptions.{column}' for column in columns)} FROM json_each(?) AS wanted"
+        " CROSS JOIN subscriptions ON subscriptions.id = wanted.value",
+        (msgspec.json.encode(list(ids)).decode(),),
+    )
+    found = (Subscription(**dict(zip(columns, row, strict=True))) for row in rows)
+    return {subscription.id: subscription for subscription in found}
+
+
 def price_version_content(connection: sqlite3.Connection, version: int) -> str | None:
     """Return what a price version holds, JSON."""
     row = connection.execute("SELECT content FROM price_versions WHERE id = ?", (version,)).fetchone()
     return None if row is None else str(row[0])
 
 
-def list_events(connection: sqlite3.Connection, query: EventQuery) -> list[EventRow]:
-    """Return a page of events, newest first."""
+def list_events(
+    connection: sqlite3.Connection, query: EventQuery, matches: Callable[[EventRow], bool] | None = None
+) -> list[EventRow]:
+    """Return a page of events, newest first.
+
+    `matches` leaves out events that only Python can tell, before they are counted into pages. Rows come off
+    an index one at a time, so that memory is bounded by the page, whatever is left out.
+    """
     where, values = _where(query)
-    rows = connection.execute(
-        f"SELECT * FROM events {where} ORDER BY occurred_at DESC, id DESC LIMIT ? OFFSET ?",
-        (*values, query.limit, query.offset),
-    )
-    return [EventRow(*row) for row in rows]
+    statement = f"SELECT * FROM events {where} ORDER BY occurred_at DESC, id DESC"
+    if matches is None:
+        rows = connection.execute(f"{statement} LIMIT ? OFFSET ?", (*values, query.limit, query.offset))
+        return [EventRow(*row) for row in rows]
+    with closing(connection.execute(statement, values)) as cursor:
+        found = filter(matches, (EventRow(*row) for row in cursor))
+        return list(islice(found, query.offset, query.offset + query.limit))
 
 
 def count_events(connection: sqlite3.Connection, query: EventQuery) -> int:
@@ -104,7 +167,12 @@ def _where(query: EventQuery) -> tuple[str, list[Any]]:
         "occurred_at < ?": query.end,
     }
     asked = {condition: value for condition, value in conditions.items() if value is not None}
-    parts = [*asked, *(["no_price IS NOT NULL"] if query.unpriced else [])]
+    fixed = {  # written out, not bound: a partial index serves no other way
+        "no_price IS NOT NULL": query.unpriced,
+        "key_space = ''": query.shared_keys,
+        f"source = '{query.source}'": query.source,
+    }
+    parts = [*asked, *(condition for condition, wanted in fixed.items() if wanted)]
     return ("WHERE " + " AND ".join(parts) if parts else ""), list(asked.values())
 
 
@@ -113,7 +181,8 @@ def customer_ids(connection: sqlite3.Connection, customers: Iterable[int]) -> di
     numbers = msgspec.json.encode(list(customers)).decode()
     return dict(
         connection.execute(
-            "SELECT number, customers.id FROM json_each(?) AS wanted CROSS JOIN customers ON number = wanted.value",
+            "SELECT number, customers.id FROM json_each(?) AS wanted"
+            " CROSS JOIN customers ON number = wanted.value",
             (numbers,),
         )
     )

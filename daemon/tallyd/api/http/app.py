@@ -8,10 +8,13 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from tallyd.api.http import tanso
+from tallyd.api.http import dodo, retempo, tanso
+from tallyd.api.http.dodo_events import DodoEvents
+from tallyd.api.http.dodo_meters import DodoMeters
 from tallyd.api.http.entitlements import Entitlements
 from tallyd.api.http.events import Events
 from tallyd.api.http.family import Family, answer
+from tallyd.api.http.retempo import Retempo
 from tallyd.api.http.subscriptions import Subscriptions
 from tallyd.api.http.usage import Usage
 from tallyd.core import Core
@@ -30,10 +33,18 @@ def make_app(core: Core, *, ready: Callable[[], bool] = lambda: True) -> QuartTr
     native = Family(core, tanso.render)
     for handlers in (Events(core), Entitlements(core), Subscriptions(core), Usage(core)):
         handlers.register(app, native)
-    dialects: dict[str, Family] = {}
     _serve_operations(app, core, ready)
-    _answer_errors(app, native, dialects)
+    _answer_errors(app, native, _serve_dialects(app, core))
     return app
+
+
+def _serve_dialects(app: QuartTrio, core: Core) -> dict[str, Family]:
+    """Serve Dodo's and Retempo's endpoints; return the families by their paths."""
+    dodo_family, retempo_family = Family(core, dodo.render), Family(core, retempo.render)
+    DodoEvents(core).register(app, dodo_family)
+    DodoMeters(core).register(app, dodo_family)
+    Retempo(core).register(app, retempo_family)
+    return {"/events": dodo_family, "/meters": dodo_family, retempo.EVENTS: retempo_family}
 
 
 def _serve_operations(app: QuartTrio, core: Core, ready: Callable[[], bool]) -> None:
