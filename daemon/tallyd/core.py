@@ -18,13 +18,16 @@ from tallyd.clock import Clock, new_uuid
 from tallyd.config import Config
 from tallyd.engine.catalog import read_catalog
 from tallyd.pricing.registry import Registry
-from tallyd.store import sqlite
+from tallyd.store import sqlite, tables
 from tallyd.store.accounts import load_sequences
+from tallyd.store.batch import Work
 from tallyd.store.books import Books, open_books
 from tallyd.store.catalog_rows import load_catalog
+from tallyd.store.replay_rows import KEPT_US
 from tallyd.store.writer import CommitFailed, Writer
 
 PUT_AWAY_EVERY_S: Final = 15.0
+FORGET_EVERY_S: Final = 3_600.0
 LAST_WORDS_S: Final = 0.5
 """Between a failed commit and the end: time for the "outcome unknown" answers to get out."""
 
@@ -76,6 +79,7 @@ async def open_core(config: Config, *, registry: Registry, clock: Clock) -> Asyn
             nursery.start_soon(_write, core.writer)
             nursery.start_soon(core.intake.run)
             nursery.start_soon(_put_away_idle, core.directory)
+            nursery.start_soon(_forget_old_replays, core)
             await core.reload_catalog()
             yield core
             with trio.CancelScope(shield=True):
@@ -137,3 +141,9 @@ async def _put_away_idle(directory: Directory) -> None:
         directory.put_away_idle()
 
 
+async def _forget_old_replays(core: Core) -> None:
+    """Remove answers kept for replay longer than a day: on start, and then every hour."""
+    while True:
+        row = (core.clock.now() - KEPT_US,)
+        core.writer.submit(Work(rows=[(tables.OLD_REPLAYS, row)]), lambda _: None)
+        await trio.sleep(FORGET_EVERY_S)

@@ -1,6 +1,6 @@
 """What HTTP's native API and the socket have in common: the same bodies, the same answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -220,8 +220,13 @@ def _feature_of_id(core: Core, feature_id: str) -> str:
     return feature.key
 
 
-async def ingest_batch(core: Core, raws: Sequence[msgspec.Raw], source: Source) -> list[dict[str, Any]]:
-    """Record up to 1,000 events; one result each, in order.
+async def ingest_batch(
+    core: Core,
+    raws: Sequence[msgspec.Raw],
+    source: Source,
+    adjust: Callable[[Request, int], Request] = lambda request, _: request,
+) -> list[dict[str, Any]]:
+    """Record up to 1,000 events; one result each, in order. `adjust` has the last word on each event.
 
     Raises:
         ProblemError: none, or too many.
@@ -233,7 +238,7 @@ async def ingest_batch(core: Core, raws: Sequence[msgspec.Raw], source: Source) 
     indexes: list[int] = []
     for index, raw in enumerate(raws):
         try:
-            requests.append(read_request(core, decode_event(raw), source))
+            requests.append(adjust(read_request(core, decode_event(raw), source), index))
             indexes.append(index)
         except ProblemError as error:
             core.counts.refused += 1

@@ -62,6 +62,17 @@ CREATE TABLE api_keys (
     created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE replays (
+    place      TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    body_hash  TEXT NOT NULL,
+    status     INTEGER NOT NULL,
+    content    TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (place, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX replays_by_time ON replays (created_at);
+
 CREATE TABLE subscriptions (
     number          INTEGER PRIMARY KEY,
     id              TEXT NOT NULL UNIQUE,

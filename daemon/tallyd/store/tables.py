@@ -19,14 +19,20 @@ Row = tuple[Any, ...]
 
 
 class Table(msgspec.Struct, frozen=True, eq=False):
-    """Where rows go and what happens when one is there already."""
+    """Where rows go and what happens when one is there already.
+
+    `removes_before`: rows are not added, but those whose one column is less than the value are removed.
+    """
 
     name: str
     columns: tuple[str, ...]
     on_conflict: str = ""
+    removes_before: bool = False
 
     def insert(self, rows: int) -> str:
         """Return the statement that writes this many rows."""
+        if self.removes_before:
+            return f"DELETE FROM {self.name} WHERE {self.columns[0]} < " + "max(?" + ",?" * (rows - 1) + ",0)"
         marks = "(" + ",".join("?" * len(self.columns)) + ")"
         values = ",".join([marks] * rows)
         return f"INSERT INTO {self.name} ({','.join(self.columns)}) VALUES {values} {self.on_conflict}"
@@ -59,6 +65,12 @@ METERS: Final = Table(
 PLAN_VERSIONS: Final = Table("plan_versions", _columns("key version plan meters created_at"))
 PRICE_VERSIONS: Final = Table("price_versions", ("id", "content"), "ON CONFLICT (id) DO NOTHING")
 API_KEYS: Final = Table("api_keys", _columns("hash name hint scopes created_at"))
+REPLAYS: Final = Table(
+    "replays",
+    _columns("place key body_hash status content created_at"),
+    "ON CONFLICT (place, key) DO UPDATE SET " + _replace(_columns("body_hash status content created_at")),
+)
+OLD_REPLAYS: Final = Table("replays", ("created_at",), removes_before=True)
 SUBSCRIPTIONS: Final = Table(
     "subscriptions",
     _columns(
@@ -122,6 +134,8 @@ IN_ORDER: Final = (
     PLAN_VERSIONS,
     PRICE_VERSIONS,
     API_KEYS,
+    REPLAYS,
+    OLD_REPLAYS,
     SUBSCRIPTIONS,
     EVENTS,
     CHARGES,

@@ -15,6 +15,7 @@ from tallyd.api.http.entitlements import Entitlements
 from tallyd.api.http.events import Events
 from tallyd.api.http.family import Family, answer
 from tallyd.api.http.retempo import Retempo
+from tallyd.api.http.replays import Replays
 from tallyd.api.http.subscriptions import Subscriptions
 from tallyd.api.http.usage import Usage
 from tallyd.core import Core
@@ -30,7 +31,7 @@ def make_app(core: Core, *, ready: Callable[[], bool] = lambda: True) -> QuartTr
     app = QuartTrio("tallyd", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = core.config.http.body_bytes_max
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
-    native = Family(core, tanso.render)
+    native = Family(core, tanso.render, Replays(core).once)
     for handlers in (Events(core), Entitlements(core), Subscriptions(core), Usage(core)):
         handlers.register(app, native)
     _serve_operations(app, core, ready)

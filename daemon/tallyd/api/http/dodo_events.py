@@ -1,8 +1,8 @@
 """Dodo's usage events: taken in by the thousand, looked up, listed (seed 003; CONTRACTS 2.2).
 
 A request is all or nothing: every event is checked before the first is stored, and the refusal names the
-first offending `event_id`. Ids that are recorded already are ignored. Should the daemon be too busy for a part of
-a valid request, the whole is answered 429 or 503: repeating it is safe, as what was stored is then ignored.
+first offending `event_id`. Ids that are recorded already are ignored. Should the daemon be too busy for a part
+of a valid request, the whole is answered 429 or 503; repeating it is safe, for what was stored is then ignored.
 """
 
 from collections.abc import Callable, Sequence

@@ -8,14 +8,16 @@ import msgspec
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from tallyd.actors.intake import Request
 from tallyd.actors.messages import Accepted, Duplicate, Refused
 from tallyd.api import commands
 from tallyd.api.http import tanso
 from tallyd.api.http.family import Family, body_bytes, flag_parameter, instant_parameter, whole_parameter
+from tallyd.api.http.replays import KEY_SPACE, transport_key
 from tallyd.core import Core
 from tallyd.engine.account import ChargeRow, EventRow
 from tallyd.engine.events import decode_body
-from tallyd.model.event import Source, event_number, event_uuid
+from tallyd.model.event import EventBody, Source, event_number, event_uuid
 from tallyd.model.moments import iso
 from tallyd.model.problems import ProblemError, not_found
 from tallyd.store import event_rows
@@ -42,7 +44,8 @@ class Events:
         """Record one event: 201, 200 past a cap, 409 for a key that is taken."""
         body = commands.decode_event(await body_bytes())
         key = request.headers.get("X-Idempotency-Key")
-        outcome = (await self._core.intake.ingest([self._read(body, key)]))[0]
+        event = _with_transport_key(self._read(body, key), "")
+        outcome = (await self._core.intake.ingest([event]))[0]
         if isinstance(outcome, Accepted):
             return tanso.success(commands.accepted_view(outcome), 200 if outcome.row.capped else 201)
         if isinstance(outcome, Duplicate):
@@ -50,7 +53,7 @@ class Events:
         assert not isinstance(outcome, Refused), "only consume is refused"
         raise ProblemError(outcome)
 
-    def _read(self, body: Any, key: str | None) -> Any:
+    def _read(self, body: EventBody, key: str | None) -> Request:
         try:
             return commands.read_request(self._core, body, Source.TANSO, key)
         except ProblemError:
@@ -60,7 +63,9 @@ class Events:
     async def create_many(self) -> Response:
         """Record 1 to 1,000 events; 200 with a result for each, in order."""
         batch = commands.decode_batch(await body_bytes())
-        results = await commands.ingest_batch(self._core, batch.events, Source.TANSO)
+        results = await commands.ingest_batch(
+            self._core, batch.events, Source.TANSO, lambda each, index: _with_transport_key(each, f"#{index}")
+        )
         return tanso.success({"results": results})
 
     async def list(self) -> Response:
@@ -111,6 +116,15 @@ class Events:
             pricing = next((each.pricing for each in plan.features if each.feature == charge.feature), None)
             view["pricing"] = pricing
         return view
+
+
+def _with_transport_key(each: Request, suffix: str) -> Request:
+    """Give an event without a key of its own one made from the request's transport key; see `replays`."""
+    key = transport_key()
+    if key is None or each.event.keyed:
+        return each
+    event = msgspec.structs.replace(each.event, key_space=KEY_SPACE, key=key + suffix, keyed=True)
+    return Request(each.ref, event)
 
 
 def event_view(row: EventRow) -> dict[str, Any]:

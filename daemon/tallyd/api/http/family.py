@@ -1,6 +1,7 @@
 """A family of endpoints: how it answers, and how it says no. One error shape each, in one place."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -42,11 +43,18 @@ class Family:
     Args:
         core: what handlers work with.
         render: turns a problem into (status, body).
+        once: wraps the handling of requests that change something; see `replays`.
     """
 
-    def __init__(self, core: Core, render: Callable[[Problem], tuple[int, Any]]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        render: Callable[[Problem], tuple[int, Any]],
+        once: Callable[[Callable[[], Awaitable[Response]]], Awaitable[Response]] | None = None,
+    ) -> None:
         self.core = core
         self._render = render
+        self._once = once
 
     def route(self, app: QuartTrio, rule: str, method: str, scope: str | None, handler: Handler) -> None:
         """Serve a handler; problems it raises are answered in the family's shape.
@@ -59,16 +67,26 @@ class Family:
             handler: called with the path's parameters.
         """
 
+        changing = self._once if method != "GET" else None
+
         async def view(**parameters: str) -> Response:
             try:
                 if scope is not None:
                     require(self.core.keys.scopes_of(_secret()), scope)
+                if changing is not None:
+                    return await changing(partial(self._handled, handler, parameters))
                 return await handler(**parameters)
             except ProblemError as error:
                 return self.problem(error.problem)
 
         endpoint = f"{method} {rule}"
         app.add_url_rule(rule, endpoint=endpoint, view_func=view, methods=[method])
+
+    async def _handled(self, handler: Handler, parameters: dict[str, str]) -> Response:
+        try:
+            return await handler(**parameters)
+        except ProblemError as error:
+            return self.problem(error.problem)
 
     def problem(self, problem: Problem) -> Response:
         """Answer with a problem."""
