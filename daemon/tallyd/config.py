@@ -26,13 +26,13 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """An unknown key is an error, so that a misspelt one is noticed."""
 
 
-class Store(_Section, kw_only=True):
+class Store(_Section, frozen=True, kw_only=True):
     """`[store]`: where the books are."""
 
     data_dir: str = "./data"
 
 
-class Http(_Section, kw_only=True):
+class Http(_Section, frozen=True, kw_only=True):
     """`[http]`: addresses HTTP is served on. `none` for bind or an absent unix path serves none."""
 
     bind: str = "127.0.0.1:8787"
@@ -40,7 +40,7 @@ class Http(_Section, kw_only=True):
     body_bytes_max: Positive = 4_194_304
 
 
-class Peer(_Section, kw_only=True):
+class Peer(_Section, frozen=True, kw_only=True):
     """`[[socket.peers]]`: scopes of whoever connects with this uid or gid."""
 
     uid: int | None = None
@@ -48,7 +48,7 @@ class Peer(_Section, kw_only=True):
     scopes: tuple[Scope, ...]
 
 
-class Socket(_Section, kw_only=True):
+class Socket(_Section, frozen=True, kw_only=True):
     """`[socket]`: the Unix socket for JSON-RPC."""
 
     path: str | None = None
@@ -62,7 +62,7 @@ class Socket(_Section, kw_only=True):
     in_flight_max: Positive = 256
 
 
-class Customers(_Section, kw_only=True):
+class Customers(_Section, frozen=True, kw_only=True):
     """`[customers]`: who is metered."""
 
     auto_create: bool = True
@@ -70,13 +70,13 @@ class Customers(_Section, kw_only=True):
     idle_s: PositiveNumber = 600.0
 
 
-class Features(_Section, kw_only=True):
+class Features(_Section, frozen=True, kw_only=True):
     """`[features]`: what is metered."""
 
     auto_create: bool = True
 
 
-class Plugins(_Section, kw_only=True):
+class Plugins(_Section, frozen=True, kw_only=True):
     """`[plugins]`: which pricing models are trusted with the daemon's own thread, and how long others get."""
 
     inline: tuple[str, ...] = ("included", "usage", "graduated", "llm_tokens")
@@ -84,21 +84,21 @@ class Plugins(_Section, kw_only=True):
     budget_ms: Positive = 250
 
 
-class AccountSettings(_Section, kw_only=True):
+class AccountSettings(_Section, frozen=True, kw_only=True):
     """`[account]`: what holds for the whole account."""
 
     currency: str = "USD"
     business_id: str = "tallyd"
 
 
-class Log(_Section, kw_only=True):
+class Log(_Section, frozen=True, kw_only=True):
     """`[log]`: structured logs on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
 
 
-class Config(_Section, kw_only=True):
+class Config(_Section, frozen=True, kw_only=True):
     """All settings. Sections and keys are those of config/tallyd.toml."""
 
     store: Store = Store()
@@ -126,7 +126,9 @@ class Config(_Section, kw_only=True):
 
 
 def load_config(
-    path: Path | None, environment: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+    path: Path | None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Config:
     """Read the settings.
 

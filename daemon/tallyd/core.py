@@ -73,18 +73,17 @@ async def open_core(config: Config, *, registry: Registry, clock: Clock) -> Asyn
         CommitFailed: the books could not be written; the process must end.
     """
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-    async with open_books(config.data_dir / sqlite.FILE_NAME) as books:
-        async with trio.open_nursery() as nursery:
-            core = await _assemble(config, books, nursery, registry=registry, clock=clock)
-            nursery.start_soon(_write, core.writer)
-            nursery.start_soon(core.intake.run)
-            nursery.start_soon(_put_away_idle, core.directory)
-            nursery.start_soon(_forget_old_replays, core)
-            await core.reload_catalog()
-            yield core
-            with trio.CancelScope(shield=True):
-                await core.writer.drain()
-            nursery.cancel_scope.cancel()
+    async with open_books(config.data_dir / sqlite.FILE_NAME) as books, trio.open_nursery() as nursery:
+        core = await _assemble(config, books, nursery, registry=registry, clock=clock)
+        nursery.start_soon(_write, core.writer)
+        nursery.start_soon(core.intake.run)
+        nursery.start_soon(_put_away_idle, core.directory)
+        nursery.start_soon(_forget_old_replays, core)
+        await core.reload_catalog()
+        yield core
+        with trio.CancelScope(shield=True):
+            await core.writer.drain()
+        nursery.cancel_scope.cancel()
 
 
 async def _assemble(

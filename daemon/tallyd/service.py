@@ -192,7 +192,7 @@ class Service:
         try:
             changed = await self.core.reload_catalog()
         except (CatalogError, OSError, UnicodeDecodeError) as error:
-            _log.error("catalog refused; the running one stays", problems=str(error).splitlines())  # noqa: TRY400 - the words are enough
+            _log.error("catalog refused; the running one stays", problems=str(error).splitlines())
             raise ProblemError(Problem(code=Code.VALIDATION_FAILED, message=str(error))) from None
         else:
             _log.info("catalog in force", changed=changed)

@@ -200,7 +200,7 @@ class Catalogue:
                     found = await trio.to_thread.run_sync(
                         self._registry.provider_prices, model, provider, abandon_on_cancel=True
                     )
-                except Exception:  # a stranger's plugin may raise anything: the model stays unpriced (P8)
+                except Exception:  # noqa: BLE001 - a stranger's plugin may raise anything: the model stays unpriced (P8)
                     _log.exception("provider price lookup failed", model=model, provider=provider)
             if patience.cancelled_caught:
                 _log.error("provider price lookup took too long", model=model, provider=provider)
@@ -225,6 +225,3 @@ def meter_row(meter: StoredMeter) -> Row:
 
 def _text(value: Any) -> str:
     return _encode(value).decode()
-
-
-

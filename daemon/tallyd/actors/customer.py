@@ -146,7 +146,7 @@ class CustomerActor:
             self.backoff_s = BACKOFF_FIRST_S
         except ProblemError as error:
             message.settle(error.problem)
-        except Exception as error:  # the supervisor: whatever a defect raises ends here (P8)
+        except Exception as error:  # noqa: BLE001 - the supervisor: whatever a defect raises ends here (P8)
             await self._recover(message, error)
 
     async def _recover(self, message: Message, error: Exception) -> None:
@@ -210,9 +210,7 @@ class CustomerActor:
     async def _decide(self, event: UsageEvent, account: Account, *, consuming: bool) -> Recorded | Denied:
         runtime = self._runtime
         if not account.known and not account.customer.number:
-            account.customer = msgspec.structs.replace(
-                account.customer, number=next(runtime.sequences.customers)
-            )
+            account.customer = msgspec.structs.replace(account.customer, number=next(runtime.sequences.customers))
         decide: Any = recording.consume if consuming else recording.record
         arguments = {
             "event_id": next(runtime.sequences.events),
@@ -321,7 +319,8 @@ class CustomerActor:
 
 
 _POISON: Final = Problem(
-    code=Code.POISON, message="the event crashed its customer's actor twice and is refused; see the daemon's log"
+    code=Code.POISON,
+    message="the event crashed its customer's actor twice and is refused; see the daemon's log",
 )
 
 

@@ -79,7 +79,7 @@ class Directory:
     async def _live(self, actor: CustomerActor) -> None:
         try:
             await actor.run()
-        except Exception:  # loading failed: this customer is unavailable, the others are not (P8)
+        except Exception:  # noqa: BLE001 - loading failed: this customer is unavailable, the others are not (P8)
             _log.exception("customer actor ended", customer=actor.ref.value)
             self._forget(actor)
             actor.fail_waiting()

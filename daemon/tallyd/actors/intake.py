@@ -1,6 +1,7 @@
 """The way in for events, whichever contract they came through: claim, look up, dispatch, wait for the commit."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import msgspec
 import trio
@@ -53,7 +54,12 @@ class Intake:
         return [outcomes[index] for index in range(len(requests))]
 
     async def _round(
-        self, requests: Sequence[Request], indexes: list[int], outcomes: dict[int, Outcome], *, consuming: bool
+        self,
+        requests: Sequence[Request],
+        indexes: list[int],
+        outcomes: dict[int, Outcome],
+        *,
+        consuming: bool,
     ) -> list[int]:
         """Settle the requests whose keys can be claimed; return the others, once their holders are done."""
         mine: list[int] = []
@@ -124,7 +130,7 @@ class Intake:
                 continue
             pairs = [(event.key_space, event.key) for event in record.events if event.keyed]
             if pairs:
-                record.after(lambda pairs=pairs: self._claims.release(pairs))
+                record.after(partial(self._claims.release, pairs))
                 taken = set(pairs)
                 held[:] = [pair for pair in held if pair not in taken]
             messages.append((record, part))

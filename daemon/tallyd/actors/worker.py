@@ -4,6 +4,7 @@ Deciding is pure, so a decision that hangs can simply be abandoned and made agai
 """
 
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Any, Final, TypeVar
 
@@ -57,7 +58,7 @@ class Worker:
             marginal = self._guarded(frozenset(late), asked)
             with trio.move_on_after(self._budget_s):
                 return await trio.to_thread.run_sync(
-                    lambda marginal=marginal: decide(account, event, marginal=marginal, **arguments),
+                    partial(decide, account, event, marginal=marginal, **arguments),
                     abandon_on_cancel=True,
                     limiter=self._limiter,
                 )

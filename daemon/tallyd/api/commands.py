@@ -319,7 +319,12 @@ def problem_result(problem: Problem) -> dict[str, Any]:
 
 def problem_view(problem: Problem) -> dict[str, Any]:
     """Return a problem's fields, absent ones left out."""
-    view = {"code": problem.code, "message": problem.message, "field": problem.field, "detail": problem.detail}
+    view = {
+        "code": problem.code,
+        "message": problem.message,
+        "field": problem.field,
+        "detail": problem.detail,
+    }
     return {name: value for name, value in view.items() if value is not None}
 
 

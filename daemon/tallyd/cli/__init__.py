@@ -1,4 +1,7 @@
-"""The command line. Exit codes: 0 done, 1 not done or something found wrong, 2 used wrongly, 3 no daemon there."""
+"""The command line.
+
+Exit codes: 0 done, 1 not done or something found wrong, 2 used wrongly, 3 no daemon there.
+"""
 
 from importlib import import_module
 from typing import Final

@@ -152,12 +152,20 @@ class Auditor:
         self._roll_up(first_row, event, first_charges)
 
     def _extend(
-        self, ledger: _Ledger, customer: int, position: int, event: int, fields: tuple[object, ...], link: bytes
+        self,
+        ledger: _Ledger,
+        customer: int,
+        position: int,
+        event: int,
+        fields: tuple[object, ...],
+        link: bytes,
     ) -> None:
         where = f"customer {customer} position {position}"
         self._same("ledger", where, "position", position, ledger.position + 1)
         if chain.link(ledger.chain, fields) != link:
-            self._find("ledger", where, f"the row of event {event} was changed, or one before it: the chain breaks")
+            self._find(
+                "ledger", where, f"the row of event {event} was changed, or one before it: the chain breaks"
+            )
         ledger.position = position
         ledger.chain = link
 
@@ -409,9 +417,7 @@ def _chained(row: EventRow) -> tuple[object, ...]:
     return msgspec.structs.astuple(row)[:-1]
 
 
-def _as_first(
-    row: EventRow, charges: list[ChargeRow], state: RatedState
-) -> tuple[EventRow, list[ChargeRow]]:
+def _as_first(row: EventRow, charges: list[ChargeRow], state: RatedState) -> tuple[EventRow, list[ChargeRow]]:
     """Return an event and its charges as they were before they were ever re-rated."""
     first = {charge.feature: charge for charge in state.charges}
     row = msgspec.structs.replace(
@@ -455,7 +461,9 @@ def _own_key(row: EventRow, feature: str, currency: str = COST_CURRENCY) -> Roll
 
 
 def _sum(left: dict[str, Decimal], right: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    return {key: left.get(key, ZERO) + right.get(key, ZERO) for key in (*left, *(k for k in right if k not in left))}
+    return {
+        key: left.get(key, ZERO) + right.get(key, ZERO) for key in (*left, *(k for k in right if k not in left))
+    }
 
 
 def _advanced(
@@ -470,5 +478,3 @@ def _advanced(
         unpriced=counter.unpriced + (charge.no_price is not None),
         latest_at=max(counter.latest_at, event.occurred_at),
     )
-
-

@@ -112,7 +112,9 @@ def _price_feature(each: PlanFeature, meters: Mapping[str, Meter], models: Model
     name = pricing.pop("model", "included")
     model = models.get(name)
     if model is None:
-        raise TermsError("pricing.model", f"{name!r} is not a pricing model; there are {', '.join(sorted(models))}")
+        raise TermsError(
+            "pricing.model", f"{name!r} is not a pricing model; there are {', '.join(sorted(models))}"
+        )
     try:
         terms = msgspec.convert(pricing, model.terms)
     except msgspec.ValidationError as error:
@@ -200,19 +202,19 @@ def _key_issue(key: str) -> str | None:
 
 
 def _duplicates(definitions: Definitions) -> Iterator[CatalogIssue]:
-    for table, rows in (
-        ("features", definitions.features),
-        ("meters", definitions.meters),
-        ("plans", definitions.plans),
+    for table, keys in (
+        ("features", [feature.key for feature in definitions.features]),
+        ("meters", [meter.key for meter in definitions.meters]),
+        ("plans", [plan.key for plan in definitions.plans]),
     ):
         seen: set[str] = set()
-        for index, row in enumerate(rows):
-            problem = _key_issue(row.key)
+        for index, key in enumerate(keys):
+            problem = _key_issue(key)
             if problem:
                 yield CatalogIssue(f"{table}[{index}].key", problem)
-            if row.key in seen:
-                yield CatalogIssue(f"{table}[{index}].key", f"{row.key!r} is defined twice")
-            seen.add(row.key)
+            if key in seen:
+                yield CatalogIssue(f"{table}[{index}].key", f"{key!r} is defined twice")
+            seen.add(key)
 
 
 def _meter_issues(definitions: Definitions) -> Iterator[CatalogIssue]:

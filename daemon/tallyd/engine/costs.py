@@ -64,9 +64,7 @@ class CostRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def _rates(self, model: str | None) -> Rates | None:
         rates = self.model_costs.get(model) if model else None
         if rates is None and self.default_input_cost_per_unit is not None:
-            rates = Rates(
-                input=self.default_input_cost_per_unit, output=self.default_output_cost_per_unit or ZERO
-            )
+            rates = Rates(input=self.default_input_cost_per_unit, output=self.default_output_cost_per_unit or ZERO)
         return rates
 
 
@@ -106,7 +104,12 @@ def price_version(kind: CostSource, basis: CostRule | TokenPrices, **labels: str
 
 
 def cost_of(
-    event: UsageEvent, *, rule: CostRule | None, default: CostRule | None, prices: PriceBook, versions: "Versions"
+    event: UsageEvent,
+    *,
+    rule: CostRule | None,
+    default: CostRule | None,
+    prices: PriceBook,
+    versions: "Versions",
 ) -> Cost:
     """Walk the chain for one event."""
     if event.cost_amount is not None:

@@ -14,7 +14,8 @@ from tallyd.model.money import number_problem
 from tallyd.model.problems import invalid
 
 IDENTIFIER_CHARACTERS_MAX: Final = 255
-METADATA_BYTES_MAX: Final = 65_536
+METADATA_BYTES_MAX: Final = 262_144
+"""Dodo allows 50 pairs of 100 and 500 characters, which may take 6 bytes each in JSON (seed 003)."""
 
 FeatureNamed = Callable[[str], str | None]
 """From an event's name to the feature it stands for when it names none, or None."""

@@ -90,8 +90,7 @@ def _compile(definition: Filter, field: str, depth: int) -> Predicate:
     if len(definition.clauses) > CLAUSES_MAX:
         raise FilterError(f"{field}.clauses", f"must have at most {CLAUSES_MAX} clauses")
     parts = tuple(
-        _compile_part(part, f"{field}.clauses[{index}]", depth)
-        for index, part in enumerate(definition.clauses)
+        _compile_part(part, f"{field}.clauses[{index}]", depth) for index, part in enumerate(definition.clauses)
     )
     if definition.conjunction == "and":
         return lambda metadata: all(part(metadata) for part in parts)

@@ -174,5 +174,3 @@ def usage_view(account: Account, at: int) -> list[dict[str, Any]]:
             }
         )
     return views
-
-

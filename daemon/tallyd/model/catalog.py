@@ -25,7 +25,7 @@ class _Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """An unknown key is an error, so that a misspelt one is noticed."""
 
 
-class Clause(_Definition, kw_only=True):
+class Clause(_Definition, frozen=True, kw_only=True):
     """One comparison of a metadata value. An event that lacks `key` does not match."""
 
     key: str
@@ -33,21 +33,21 @@ class Clause(_Definition, kw_only=True):
     value: Any
 
 
-class Filter(_Definition, kw_only=True):
+class Filter(_Definition, frozen=True, kw_only=True):
     """Clauses, or further filters, joined by and/or; at most three levels deep (CONTRACTS 2.3)."""
 
     conjunction: Literal["and", "or"]
     clauses: list[dict[str, Any]]
 
 
-class Aggregation(_Definition, kw_only=True):
+class Aggregation(_Definition, frozen=True, kw_only=True):
     """How a meter turns events into a quantity. `key` names a metadata field, or is `usageUnits`."""
 
     type: AggregationType
     key: str | None = None
 
 
-class Feature(_Definition, kw_only=True):
+class Feature(_Definition, frozen=True, kw_only=True):
     """Something a plan prices and an entitlement gates."""
 
     key: str
@@ -55,7 +55,7 @@ class Feature(_Definition, kw_only=True):
     description: str | None = None
 
 
-class Meter(_Definition, kw_only=True):
+class Meter(_Definition, frozen=True, kw_only=True):
     """Counts the events named `event_name` that pass `filter`."""
 
     key: str
@@ -67,7 +67,7 @@ class Meter(_Definition, kw_only=True):
     filter: Filter | None = None
 
 
-class PlanFeature(_Definition, kw_only=True):
+class PlanFeature(_Definition, frozen=True, kw_only=True):
     """One feature of a plan: how it is counted, priced and what it costs us.
 
     `pricing` is `{model = "...", ...terms}`; which terms a model takes is the model's own affair
@@ -80,7 +80,7 @@ class PlanFeature(_Definition, kw_only=True):
     cost: dict[str, Any] | None = None
 
 
-class Plan(_Definition, kw_only=True):
+class Plan(_Definition, frozen=True, kw_only=True):
     """A pricing bundle. Editing one makes a new version; subscribers stay on theirs."""
 
     key: str
@@ -93,7 +93,7 @@ class Plan(_Definition, kw_only=True):
     features: list[PlanFeature] = []
 
 
-class ModelPrice(_Definition, kw_only=True):
+class ModelPrice(_Definition, frozen=True, kw_only=True):
     """What a provider charges for a model, per million tokens, from an instant on.
 
     Wins over the global table. A kind without a price takes its parent's: cache reads and writes are
@@ -110,7 +110,7 @@ class ModelPrice(_Definition, kw_only=True):
     valid_from: str | None = None
 
 
-class Definitions(_Definition, kw_only=True):
+class Definitions(_Definition, frozen=True, kw_only=True):
     """The whole of `catalog.toml`."""
 
     features: list[Feature] = []

@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
-from tallyd.model.money import ZERO
 from tallyd.model.moments import DAY_US
+from tallyd.model.money import ZERO
 
 MILLION_PLACES: Final = -6
 _PARENT: Final = {"cache_read": "input", "cache_write": "input", "reasoning": "output"}

@@ -72,7 +72,11 @@ class Registry:
     def _collect_models(self) -> dict[str, PricingModel[Any]]:
         models: dict[str, PricingModel[Any]] = {}
         for implementation in self._manager.hook.tallyd_pricing_models.get_hookimpls():
-            for model in implementation.function():
+            offered: Iterable[object] = implementation.function()  # type: ignore[assignment]
+            for model in offered:
+                if not isinstance(model, PricingModel):
+                    text = f"{model!r} is not an instance of tallyd.pricing.PricingModel"
+                    raise PluginError(f"plugin {implementation.plugin_name}: {text}")
                 problem = _model_problem(model)
                 if problem:
                     raise PluginError(f"plugin {implementation.plugin_name}: {problem}")
@@ -85,9 +89,7 @@ class Registry:
         return models
 
 
-def _model_problem(model: object) -> str | None:
-    if not isinstance(model, PricingModel):
-        return f"{model!r} is not an instance of tallyd.pricing.PricingModel"
+def _model_problem(model: PricingModel[Any]) -> str | None:
     if not isinstance(getattr(model, "name", None), str) or not model.name:
         return f"{type(model).__name__} has no name"
     terms = getattr(model, "terms", None)

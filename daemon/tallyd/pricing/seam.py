@@ -67,7 +67,7 @@ class TermsError(Exception):
         self.message = message
 
 
-class Unpriced(Exception):  # noqa: N818 - an outcome, not a failure
+class Unpriced(Exception):
     """Raised by a model for usage that has no price. The event is kept, visible, and can be re-rated."""
 
 
@@ -87,7 +87,7 @@ class PricingModel(ABC, Generic[TermsT]):
     measure: ClassVar[Measure] = Measure.UNITS
     """Which quantities of an event are priced."""
 
-    def check(self, terms: TermsT) -> None:  # noqa: B027 - optional by design
+    def check(self, terms: TermsT) -> None:
         """Refuse terms that types alone cannot refuse.
 
         Raises:

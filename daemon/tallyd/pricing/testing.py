@@ -98,9 +98,7 @@ def _check_visible(model: PricingModel[TermsT], terms: TermsT, event: Usage, whe
     except Unpriced:
         return
     if all(step.amount is not None for step in steps):
-        raise AssertionError(
-            f"{where}: marginal() raises Unpriced, but rate() shows no step without an amount"
-        )
+        raise AssertionError(f"{where}: marginal() raises Unpriced, but rate() shows no step without an amount")
 
 
 def _show(usage: Mapping[Dimension, Decimal]) -> str:

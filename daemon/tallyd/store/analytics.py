@@ -42,15 +42,17 @@ class UsageGroup(msgspec.Struct, kw_only=True, rename="camel"):
     unpriced_events: int = 0
 
 
-def usage_by(connection: sqlite3.Connection, group_by: GroupBy, start: int, end: int) -> list[UsageGroup]:
-    """Sum the hours in `[start, end)` by group and currency; largest cost first.
+def usage_by(
+    connection: sqlite3.Connection, group_by: GroupBy, start: int, end: int, customer: int | None = None
+) -> list[UsageGroup]:
+    """Sum the hours in `[start, end)` by group and currency, of all customers or one; largest cost first.
 
     Sums are made here and not in SQL, for SQL has no exact decimals.
     """
     rows = connection.execute(
         f"SELECT {_COLUMN[group_by]}, currency, events, units, input_tokens, output_tokens, cost, revenue,"
-        " unpriced FROM rollups WHERE hour >= ? AND hour < ?",
-        (start, end),
+        " unpriced FROM rollups WHERE hour >= ? AND hour < ? AND (? IS NULL OR rollups.customer = ?)",
+        (start, end, customer, customer),
     )
     groups: dict[tuple[Any, str], UsageGroup] = {}
     for key, currency, events, units, input_tokens, output_tokens, cost, revenue, unpriced in rows:

@@ -42,7 +42,7 @@ class _Connection(aiosqlite.Connection):
         self._thread.daemon = True  # a failed commit must be able to end the process
 
     async def run(self, work: Callable[..., AnswerT], *args: Any) -> AnswerT:
-        answer: AnswerT = await self._execute(work, self._conn, *args)
+        answer: AnswerT = await self._execute(work, self._conn, *args)  # type: ignore[no-untyped-call]
         return answer
 
 

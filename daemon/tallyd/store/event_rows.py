@@ -109,7 +109,7 @@ def customer_number(connection: sqlite3.Connection, name: str) -> int | None:
 def customer_names(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, str]:
     """Return what customers go by, as `Customer.label` has it, by row number."""
     rows = connection.execute(
-        "SELECT number, coalesce(reference, stripe_id, id) FROM json_each(?) AS wanted"
+        "SELECT number, coalesce(reference, stripe_id, customers.id) FROM json_each(?) AS wanted"
         " CROSS JOIN customers ON number = wanted.value",
         (msgspec.json.encode(list(numbers)).decode(),),
     )

@@ -221,7 +221,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     if application != APPLICATION_ID and (objects or application):
         raise SchemaError("the file is a database of another program; choose another --data-dir")
     if version > len(MIGRATIONS):
-        raise SchemaError(f"the books have version {version}, this tallyd knows {len(MIGRATIONS)}; run a newer one")
+        raise SchemaError(
+            f"the books have version {version}, this tallyd knows {len(MIGRATIONS)}; run a newer one"
+        )
     for number in range(version, len(MIGRATIONS)):
         connection.execute("BEGIN IMMEDIATE")
         MIGRATIONS[number](connection)

@@ -73,9 +73,7 @@ REPLAYS: Final = Table(
 OLD_REPLAYS: Final = Table("replays", ("created_at",), removes_before=True)
 SUBSCRIPTIONS: Final = Table(
     "subscriptions",
-    _columns(
-        "number id customer plan_key plan_version starts_at ends_at anchor_day interval_months created_at"
-    ),
+    _columns("number id customer plan_key plan_version starts_at ends_at anchor_day interval_months created_at"),
 )
 EVENTS: Final = Table(
     "events",
@@ -101,8 +99,7 @@ RERATED_EVENTS: Final = Table(
 RERATED_CHARGES: Final = Table(
     "charges",
     CHARGES.columns,
-    "ON CONFLICT (event, feature) DO UPDATE SET "
-    + _replace(_columns("plan_version quantity amount no_price")),
+    "ON CONFLICT (event, feature) DO UPDATE SET " + _replace(_columns("plan_version quantity amount no_price")),
 )
 RERATES: Final = Table("rerates", _columns("customer position event rated_at before after chain"))
 LEDGERS: Final = Table(

@@ -118,7 +118,8 @@ class Writer:
             self._idle.set()
 
     def _take(self) -> list[Ticket]:
-        taken, events = [], 0
+        taken: list[Ticket] = []
+        events = 0
         while self._waiting and (not taken or events + self._waiting[0].size <= EVENTS_PER_COMMIT_MAX):
             ticket = self._waiting.popleft()
             taken.append(ticket)

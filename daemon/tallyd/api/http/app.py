@@ -14,8 +14,8 @@ from tallyd.api.http.dodo_meters import DodoMeters
 from tallyd.api.http.entitlements import Entitlements
 from tallyd.api.http.events import Events
 from tallyd.api.http.family import Family, answer
-from tallyd.api.http.retempo import Retempo
 from tallyd.api.http.replays import Replays
+from tallyd.api.http.retempo import Retempo
 from tallyd.api.http.subscriptions import Subscriptions
 from tallyd.api.http.usage import Usage
 from tallyd.core import Core

@@ -82,9 +82,7 @@ def refusing(name: str, status: int = UNPROCESSABLE) -> Iterator[None]:
     except ProblemError as error:
         problem = error.problem
         raise ProblemError(
-            DodoProblem(
-                code=problem.code, message=problem.message, field=problem.field, status=status, name=name
-            )
+            DodoProblem(code=problem.code, message=problem.message, field=problem.field, status=status, name=name)
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Events over the native API: one, many, listed, explained (seed 000; CONTRACTS 1.2–1.4)."""
+"""Events over the native API: one, many, listed, explained (seed 000; CONTRACTS 1.2 to 1.4)."""
 
 from decimal import Decimal
 from functools import partial

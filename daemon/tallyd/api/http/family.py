@@ -66,7 +66,6 @@ class Family:
             scope: what the key must allow; None for an open endpoint.
             handler: called with the path's parameters.
         """
-
         changing = self._once if method != "GET" else None
 
         async def view(**parameters: str) -> Response:
@@ -115,8 +114,8 @@ def _secret() -> str | None:
 
 async def body_bytes() -> bytes:
     """Return the request's body."""
-    content: bytes = await request.get_data()
-    return content
+    content = await request.get_data(as_text=False)
+    return content.encode() if isinstance(content, str) else content
 
 
 def whole_parameter(name: str, default: int, *, least: int = 0, most: int) -> int:

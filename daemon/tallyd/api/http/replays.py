@@ -1,4 +1,4 @@
-"""The transport's `Idempotency-Key`: a request sent again within a day gets the first answer again (CONTRACTS 1.2).
+"""The transport's `Idempotency-Key`: a request sent again within a day gets its first answer (CONTRACTS 1.2).
 
 A space of its own, beside the events' keys. An answer is kept durably before it is given. Should the daemon die
 between the two, the request is carried out again, and the events in it are still counted once: those without a key
@@ -13,7 +13,7 @@ from typing import Final
 from quart import Response, request
 
 from tallyd.actors.idempotency import Claims
-from tallyd.api.http.family import answer
+from tallyd.api.http.family import answer, body_bytes
 from tallyd.core import Core
 from tallyd.model.problems import Code, Problem, ProblemError, invalid
 from tallyd.store import tables
@@ -50,10 +50,8 @@ class Replays:
         finally:
             self._claims.release([(place, key)])
 
-    async def _first_or_again(
-        self, place: str, key: str, handle: Callable[[], Awaitable[Response]]
-    ) -> Response:
-        digest = sha256(await request.get_data()).hexdigest()
+    async def _first_or_again(self, place: str, key: str, handle: Callable[[], Awaitable[Response]]) -> Response:
+        digest = sha256(await body_bytes()).hexdigest()
         now = self._core.clock.now()
         replay = await self._core.books.read(partial(find_replay, place=place, key=key, now=now))
         if replay is None:

@@ -248,9 +248,7 @@ def quantity(value: Any) -> Decimal:
     return number
 
 
-def event_view(
-    row: EventRow, subscription: Subscription, service_name: str, *, active: bool
-) -> dict[str, Any]:
+def event_view(row: EventRow, subscription: Subscription, service_name: str, *, active: bool) -> dict[str, Any]:
     """Return an event as Retempo shows it, with the least that can be said of what it belongs to."""
     body = decode_body(row.body)
     service_id, user_id = subscription.plan_key, body.customer_reference_id or body.customer_id

@@ -62,7 +62,10 @@ async def subscribe(core: Core, body: bytes | msgspec.Raw) -> dict[str, Any]:
     message = Subscribe(plan, starts_at=starts_at, anchor_day=anchor_day)
     await core.intake.ask(ref, message)
     assert message.subscription is not None, "a subscription was made"
-    return {"subscription": subscription_view(message.subscription, plan, max(now, starts_at)), "metadata": {}}
+    return {
+        "subscription": subscription_view(message.subscription, plan, max(now, starts_at)),
+        "metadata": {},
+    }
 
 
 def subscription_view(subscription: Subscription, plan: PricedPlan, moment: int) -> dict[str, Any]:
@@ -125,9 +128,7 @@ class Subscriptions:
                 "intervalMonths": plan.interval_months,
                 "billingTiming": plan.billing_timing,
             },
-            "features": [
-                {**self._feature(each.feature), **pricing_view(each.pricing)} for each in plan.features
-            ],
+            "features": [{**self._feature(each.feature), **pricing_view(each.pricing)} for each in plan.features],
             "creditAllocations": [],
         }
 

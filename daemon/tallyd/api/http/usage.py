@@ -113,10 +113,11 @@ class Usage:
         return account, self._core.clock.now() if at is None else at
 
     async def analytics(self) -> Response:
-        """Sum units, cost, revenue and margin by group; whole UTC hours, the range is widened to them."""
-        group_by = request.args.get("groupBy", "CUSTOMER")
-        if group_by not in GROUPS:
-            raise invalid("groupBy", f"must be one of {', '.join(GROUPS)}")
+        """Sum units, cost, revenue and margin by group; whole UTC hours, the range is widened to them.
+
+        With `customerReferenceId`, of that customer alone.
+        """
+        group_by = _group_by(request.args.get("groupBy", "CUSTOMER"))
         start, end = instant_parameter("start"), instant_parameter("end")
         now = self._core.clock.now()
         start = hour_of(calendar_month(now).start if start is None else start)
@@ -125,10 +126,27 @@ class Usage:
             raise invalid("end", "must not be before start")
         limit = whole_parameter("limit", PAGE_MAX, least=1, most=PAGE_MAX)
         offset = whole_parameter("offset", 0, most=1_000_000_000)
-        groups = await self._core.books.scan(partial(usage_by, group_by=group_by, start=start, end=end))
+        customer = await self._customer_asked()
+        query = partial(usage_by, group_by=group_by, start=start, end=end, customer=customer)
+        groups = await self._core.books.scan(query)
         page = tanso.page(groups[offset : offset + limit], total=len(groups), limit=limit, offset=offset)
         heading = {"groupBy": group_by, "start": iso(start), "end": iso(end), "granularity": "HOUR"}
         return tanso.success({**heading, **page})
+
+    async def _customer_asked(self) -> int | None:
+        reference = request.args.get("customerReferenceId")
+        if reference is None:
+            return None
+        return (await commands.known_account(self._core, commands.by_reference(reference))).customer.number
+
+
+def _group_by(text: str) -> GroupBy:
+    try:
+        group_by: GroupBy = msgspec.convert(text, GroupBy)
+    except msgspec.ValidationError:
+        raise invalid("groupBy", f"must be one of {', '.join(GROUPS)}") from None
+    else:
+        return group_by
 
 
 def customer_view(customer: Customer) -> dict[str, Any]:

@@ -123,9 +123,7 @@ class Methods:
             if not rows:
                 return {"unpriced": seen, "priced": priced}
             charges = await core.books.scan(partial(event_rows.charges_of, events=[row.id for row in rows]))
-            ids = await core.books.scan(
-                partial(event_rows.customer_ids, customers={row.customer for row in rows})
-            )
+            ids = await core.books.scan(partial(event_rows.customer_ids, customers={row.customer for row in rows}))
             before = priced
             for row in rows:
                 message = Rerate(row, charges.get(row.id, []))

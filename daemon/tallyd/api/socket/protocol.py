@@ -10,7 +10,6 @@ from tallyd.model.problems import Code, Problem, ProblemError
 RequestId = str | int | None
 
 
-
 class Call(msgspec.Struct, frozen=True, gc=False):
     """A request. Without `id` it is a notification: carried out, not answered."""
 

@@ -64,7 +64,7 @@ class SocketServer:
             await Connection(stream, self._methods, self._settings, scopes).serve()
         except trio.BrokenResourceError:
             _log.debug("peer went away")
-        except Exception:  # one connection's defect ends that connection only (P8)
+        except Exception:  # noqa: BLE001 - one connection's defect ends that connection only (P8)
             _log.exception("connection crashed")
         finally:
             self.connections -= 1
@@ -190,7 +190,7 @@ class Connection:
             return result_line(request_id, await method(call.params))
         except ProblemError as error:
             return problem_line(request_id, error.problem)
-        except Exception:  # a defect in one request is answered, and ends nothing else (P8)
+        except Exception:  # noqa: BLE001 - a defect in one request is answered, and ends nothing else (P8)
             _log.exception("request crashed", method=call.method)
             problem = Problem(code=Code.INTERNAL, message="internal error; see the daemon's log")
             return problem_line(request_id, problem)
