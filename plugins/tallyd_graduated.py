@@ -19,12 +19,21 @@ tiers = [
 
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from tallyd.model.money import ZERO, number_problem, plain, tidy
-from tallyd.pricing import UNITS, PricingModel, Step, Terms, TermsError, Usage, hookimpl
+from tallyd.pricing import (
+    UNITS,
+    CappedTerms,
+    PricingModel,
+    Step,
+    TermsError,
+    Usage,
+    check_not_negative,
+    hookimpl,
+)
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,20 +50,16 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     flat_fee: Decimal = ZERO
 
 
-class GraduatedTerms(Terms, frozen=True):
+class GraduatedTerms(CappedTerms, frozen=True):
     """Terms of graduated pricing.
 
     Attributes:
         usage_unit_type: what one unit is called, such as `tokens`.
         tiers: in ascending order of `up_to`; the last is `"inf"`.
-        max_usage: most units in a period; 0 or absent for no cap.
-        reset_mode: `reset` begins in the first tier in each period, `accumulate` goes on where it was.
     """
 
     usage_unit_type: str
     tiers: tuple[Tier, ...]
-    max_usage: Decimal | None = None
-    reset_mode: Literal["reset", "accumulate"] = "reset"
 
 
 class Graduated(PricingModel[GraduatedTerms]):
@@ -67,16 +72,11 @@ class Graduated(PricingModel[GraduatedTerms]):
         """Refuse a nameless unit, tiers with gaps, and numbers that are negative or not exact."""
         if not terms.usage_unit_type.strip():
             raise TermsError("usage_unit_type", "must name the unit, such as tokens")
-        if terms.max_usage is not None:
-            _check_not_negative("max_usage", terms.max_usage)
+        check_not_negative("max_usage", terms.max_usage)
         _check_boundaries(terms.tiers)
         for number, tier in enumerate(terms.tiers):
-            _check_not_negative(f"tiers[{number}].price_per_unit", tier.price_per_unit)
-            _check_not_negative(f"tiers[{number}].flat_fee", tier.flat_fee)
-
-    def limit(self, terms: GraduatedTerms) -> Decimal | None:
-        """Return the cap in units, or None when it is 0 or absent."""
-        return terms.max_usage or None
+            check_not_negative(f"tiers[{number}].price_per_unit", tier.price_per_unit)
+            check_not_negative(f"tiers[{number}].flat_fee", tier.flat_fee)
 
     def rate(self, terms: GraduatedTerms, usage: Usage) -> Sequence[Step]:
         """Return a step for each tier that units fall in, and one for its flat fee when it has one.
@@ -149,12 +149,6 @@ def _check_boundaries(tiers: Sequence[Tier]) -> None:
         if tier.up_to <= floor:
             raise TermsError(field, f"must be more than {plain(floor)}, where the tier begins")
         floor = tier.up_to
-
-
-def _check_not_negative(field: str, value: Decimal) -> None:
-    problem = number_problem(value)
-    if problem or value < ZERO:
-        raise TermsError(field, problem or "must not be negative")
 
 
 @hookimpl

@@ -9,24 +9,20 @@ pricing = { model = "included", max_usage = 100 }   # a hundred a month, then re
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
-from tallyd.model.money import ZERO, number_problem, tidy
-from tallyd.pricing import UNITS, PricingModel, Step, Terms, TermsError, Usage, hookimpl
+from tallyd.model.money import ZERO, tidy
+from tallyd.pricing import UNITS, CappedTerms, PricingModel, Step, Usage, check_not_negative, hookimpl
 
 
-class IncludedTerms(Terms, frozen=True):
+class IncludedTerms(CappedTerms, frozen=True):
     """Terms of an included feature. All may be left out.
 
     Attributes:
         usage_unit_type: what one unit is called, such as `exports`.
-        max_usage: most units in a period; 0 or absent for no cap.
-        reset_mode: `reset` counts anew in each period, `accumulate` counts for ever.
     """
 
     usage_unit_type: str = "units"
-    max_usage: Decimal | None = None
-    reset_mode: Literal["reset", "accumulate"] = "reset"
 
 
 class Included(PricingModel[IncludedTerms]):
@@ -37,15 +33,7 @@ class Included(PricingModel[IncludedTerms]):
 
     def check(self, terms: IncludedTerms) -> None:
         """Refuse a cap that is negative or cannot be kept exactly."""
-        if terms.max_usage is None:
-            return
-        problem = number_problem(terms.max_usage)
-        if problem or terms.max_usage < ZERO:
-            raise TermsError("max_usage", problem or "must not be negative")
-
-    def limit(self, terms: IncludedTerms) -> Decimal | None:
-        """Return the cap in units, or None when it is 0 or absent."""
-        return terms.max_usage or None
+        check_not_negative("max_usage", terms.max_usage)
 
     def rate(self, terms: IncludedTerms, usage: Usage) -> Sequence[Step]:
         """Return one step that says how much was used, at a price of zero."""

@@ -23,20 +23,21 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from functools import cached_property, lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
-from tallyd.model.money import ONE, ZERO, number_problem, plain, tidy
+from tallyd.model.money import ONE, ZERO, plain, tidy
 from tallyd.pricing import (
+    CappedTerms,
     Dimension,
     Measure,
     PricingModel,
     Step,
-    Terms,
     TermsError,
     Unpriced,
     Usage,
+    check_not_negative,
     hookimpl,
     split_dimension,
 )
@@ -77,7 +78,7 @@ class TokenRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         }
 
 
-class LLMTokensTerms(Terms, frozen=True, dict=True):
+class LLMTokensTerms(CappedTerms, frozen=True, dict=True):
     """Terms of token pricing: either `rates` or `markup_percent`.
 
     Attributes:
@@ -85,16 +86,12 @@ class LLMTokensTerms(Terms, frozen=True, dict=True):
         per: how many tokens a rate is for, a power of ten.
         markup_percent: added to what the provider charges, so 30 makes 1.30 of 1.00. Percent.
         usage_unit_type: what one unit is called.
-        max_usage: most units in a period; 0 or absent for no cap.
-        reset_mode: `reset` counts anew in each period, `accumulate` counts for ever.
     """
 
     rates: dict[str, TokenRates] = msgspec.field(default_factory=dict)
     per: Decimal = Decimal(1_000_000)
     markup_percent: Decimal | None = None
     usage_unit_type: str = "tokens"
-    max_usage: Decimal | None = None
-    reset_mode: Literal["reset", "accumulate"] = "reset"
 
     @cached_property
     def markup_factor(self) -> Decimal:
@@ -127,7 +124,7 @@ class LLMTokensTerms(Terms, frozen=True, dict=True):
 class LLMTokens(PricingModel[LLMTokensTerms]):
     """Tokens by kind and model, at the plan's rates or at the provider's cost plus a percentage.
 
-    Provider cost is in US dollars: a plan with `markup_percent` should be in USD.
+    Provider cost is in US dollars, so a plan with `markup_percent` must be in USD.
     """
 
     name = "llm_tokens"
@@ -136,18 +133,17 @@ class LLMTokens(PricingModel[LLMTokensTerms]):
 
     def check(self, terms: LLMTokensTerms) -> None:
         """Refuse both or neither way of pricing, and numbers that are negative or not exact."""
-        if terms.max_usage is not None:
-            _check_not_negative("max_usage", terms.max_usage)
+        check_not_negative("max_usage", terms.max_usage)
         if terms.markup_percent is None:
             _check_rates(terms)
         elif terms.rates:
             raise TermsError("markup_percent", "cannot stand beside rates: choose one")
         else:
-            _check_not_negative("markup_percent", terms.markup_percent)
+            check_not_negative("markup_percent", terms.markup_percent)
 
-    def limit(self, terms: LLMTokensTerms) -> Decimal | None:
-        """Return the cap in units, or None when it is 0 or absent."""
-        return terms.max_usage or None
+    def prices_cost(self, terms: LLMTokensTerms) -> bool:
+        """Return whether the terms are a markup."""
+        return terms.markup_percent is not None
 
     def rate(self, terms: LLMTokensTerms, usage: Usage) -> Sequence[Step]:
         """Return a step for each model and kind of token, or with a markup for each model's cost.
@@ -229,21 +225,14 @@ def _model_words(dimension: Dimension) -> str:
 def _check_rates(terms: LLMTokensTerms) -> None:
     if not terms.rates:
         raise TermsError("rates", "must price at least one model, or use markup_percent instead")
-    _check_not_negative("per", terms.per)
+    check_not_negative("per", terms.per)
     if terms.per < ONE or terms.per != ONE.scaleb(terms.per.adjusted()):
         raise TermsError("per", "must be a power of ten, such as 1000 or 1000000, to keep prices exact")
     for name, rates in terms.rates.items():
         if not name:
             raise TermsError("rates", 'must name the model; "*" is for every other')
         for kind, price in msgspec.structs.asdict(rates).items():
-            if price is not None:
-                _check_not_negative(f'rates."{name}".{kind}', price)
-
-
-def _check_not_negative(field: str, value: Decimal) -> None:
-    problem = number_problem(value)
-    if problem or value < ZERO:
-        raise TermsError(field, problem or "must not be negative")
+            check_not_negative(f'rates."{name}".{kind}', price)
 
 
 @hookimpl

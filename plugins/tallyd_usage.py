@@ -9,26 +9,31 @@ pricing = { model = "usage", usage_unit_type = "api_calls", price_per_unit = "0.
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
-from tallyd.model.money import ZERO, number_problem, plain, tidy
-from tallyd.pricing import UNITS, PricingModel, Step, Terms, TermsError, Usage, hookimpl
+from tallyd.model.money import ZERO, plain, tidy
+from tallyd.pricing import (
+    UNITS,
+    CappedTerms,
+    PricingModel,
+    Step,
+    TermsError,
+    Usage,
+    check_not_negative,
+    hookimpl,
+)
 
 
-class UsageTerms(Terms, frozen=True):
+class UsageTerms(CappedTerms, frozen=True):
     """Terms of usage-based pricing.
 
     Attributes:
         usage_unit_type: what one unit is called, such as `api_calls`.
         price_per_unit: price of one unit, in the plan's currency.
-        max_usage: most units in a period; 0 or absent for no cap.
-        reset_mode: `reset` counts anew in each period, `accumulate` counts for ever.
     """
 
     usage_unit_type: str
     price_per_unit: Decimal
-    max_usage: Decimal | None = None
-    reset_mode: Literal["reset", "accumulate"] = "reset"
 
 
 class UsagePricing(PricingModel[UsageTerms]):
@@ -41,13 +46,8 @@ class UsagePricing(PricingModel[UsageTerms]):
         """Refuse a nameless unit, and numbers that are negative or cannot be kept exactly."""
         if not terms.usage_unit_type.strip():
             raise TermsError("usage_unit_type", "must name the unit, such as api_calls")
-        _check_not_negative("price_per_unit", terms.price_per_unit)
-        if terms.max_usage is not None:
-            _check_not_negative("max_usage", terms.max_usage)
-
-    def limit(self, terms: UsageTerms) -> Decimal | None:
-        """Return the cap in units, or None when it is 0 or absent."""
-        return terms.max_usage or None
+        check_not_negative("price_per_unit", terms.price_per_unit)
+        check_not_negative("max_usage", terms.max_usage)
 
     def rate(self, terms: UsageTerms, usage: Usage) -> Sequence[Step]:
         """Return one step; usage below zero is priced as zero."""
@@ -70,12 +70,6 @@ class UsagePricing(PricingModel[UsageTerms]):
         if used < ZERO or added < ZERO:
             added = max(used + added, ZERO) - max(used, ZERO)
         return added * terms.price_per_unit
-
-
-def _check_not_negative(field: str, value: Decimal) -> None:
-    problem = number_problem(value)
-    if problem or value < ZERO:
-        raise TermsError(field, problem or "must not be negative")
 
 
 @hookimpl

@@ -1,5 +1,6 @@
 """A real daemon for tests: real sockets, a real SQLite file, and a clock that stands until it is moved."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,11 @@ from tallyd.service import Service
 
 NOW: Final = parse_iso("2026-11-21T12:00:00Z")
 PATIENCE_S: Final = 30
+_CLIENT: Final[dict[str, Any]] = {
+    "timeout": PATIENCE_S,
+    "trust_env": False,
+    "verify": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used; making one for each client takes long
+}
 CATALOG: Final = """
 [[features]]
 key = "api_request"
@@ -32,7 +38,10 @@ aggregation = { type = "count" }
 [[plans]]
 key = "pro"
 name = "Pro"
-features = [{ feature = "api_request", pricing = { model = "usage", price_per_unit = "0.10", usage_unit_type = "call" } }]
+
+[[plans.features]]
+feature = "api_request"
+pricing = { model = "usage", price_per_unit = "0.10", usage_unit_type = "call" }
 """
 
 
@@ -114,8 +123,8 @@ async def _clients(service: Service, clock: FixedClock) -> AsyncIterator[Running
     key = await core.keys.create("tests", SCOPES, core.writer)
     headers = {"Authorization": f"Bearer {key}"}
     async with (
-        httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S, trust_env=False) as http,
-        httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False) as plain,
+        httpx.AsyncClient(base_url=url, headers=headers, **_CLIENT) as http,
+        httpx.AsyncClient(**_CLIENT) as plain,
     ):
         yield Running(
             service=service,

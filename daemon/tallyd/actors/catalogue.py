@@ -31,6 +31,7 @@ PRICE_LOOKUP_MAX_S: Final = 10
 _NAMESPACE: Final = uuid.UUID("0d6f2f2e-3f57-52c8-8a5e-3a3b8d0e6b11")
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
+_encode_meter = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
 _log = structlog.get_logger(__name__)
 
 PriceKey = tuple[str, str | None]
@@ -219,7 +220,7 @@ class Catalogue:
 
 def meter_row(meter: StoredMeter) -> Row:
     """Return a meter's columns."""
-    definition = _text(meter.definition)
+    definition = _encode_meter(meter.definition).decode()
     return (meter.id, meter.key, definition, meter.created_at, meter.updated_at, meter.archived_at)
 
 

@@ -116,12 +116,19 @@ def child_daemon(
             start_new_session=True,
         ) as process:
             child = Child(process, socket)
+            child.wait_ready()
             try:
-                child.wait_ready()
                 yield child
             except BaseException:
-                child.stop()
+                died = process.poll() is not None
+                code = child.stop()
+                if died:
+                    raise _ended(code, child) from None
                 raise
             code = child.stop()
             if code:
-                raise click.ClickException(f"the daemon ended with exit code {code}:\n{child.last_words()}")
+                raise _ended(code, child)
+
+
+def _ended(code: int, child: Child) -> click.ClickException:
+    return click.ClickException(f"the daemon ended with exit code {code}:\n{child.last_words()}")

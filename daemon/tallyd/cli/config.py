@@ -111,7 +111,7 @@ def _terms(terms: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, list):
-        return f"× {len(value)}"
+        return f"({len(value)})"
     if isinstance(value, dict):
         return "/".join(str(key) for key in value)
     return str(value)

@@ -67,8 +67,9 @@ class Enrolment:
     def period_at(self, moment: int) -> Period:
         """Return the billing period that contains the instant."""
         period = self._period
-        if not period.start <= moment < period.end:
-            period = self._period = self.subscription.period_at(moment)
+        if period.start <= moment < period.end:
+            return period
+        period = self._period = self.subscription.period_at(moment)
         return period
 
     def counter_key(self, feature: PricedFeature, moment: int) -> CounterKey:
@@ -110,8 +111,10 @@ class Account:
 
         The one it names, if it covers the event's time; else the first that counts it; else the first.
         """
-        moment = event.occurred_at
-        active = [each for each in self.enrolments if each.subscription.active_at(moment)]
+        moment, enrolments = event.occurred_at, self.enrolments
+        if len(enrolments) == 1:
+            return enrolments[0] if enrolments[0].subscription.active_at(moment) else None
+        active = [each for each in enrolments if each.subscription.active_at(moment)]
         if len(active) > 1:
             for each in active:
                 if each.subscription.id == event.subscription_id:

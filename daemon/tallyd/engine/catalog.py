@@ -14,6 +14,7 @@ from tallyd.engine.costs import CostRule, rule_problem
 from tallyd.engine.filters import FilterError
 from tallyd.engine.metering import CompiledMeter, compile_meter
 from tallyd.engine.rating import PricedFeature, PricedPlan
+from tallyd.engine.rollups import COST_CURRENCY
 from tallyd.model.catalog import Definitions, Meter, ModelPrice, Plan, PlanFeature
 from tallyd.model.moments import parse_iso
 from tallyd.model.money import number_problem
@@ -264,9 +265,13 @@ def _plan_issues(
             yield CatalogIssue(f"{place}.feature", f"{each.feature!r} stands in the plan twice")
         seen.add(each.feature)
         try:
-            _price_feature(each, meters, models)
+            priced = _price_feature(each, meters, models)
         except (TermsError, FilterError) as error:
             yield CatalogIssue(f"{place}.{error.field}", error.message)
+            continue
+        if plan.currency != COST_CURRENCY and priced.model.prices_cost(priced.terms):
+            text = f"prices provider cost, which is in {COST_CURRENCY}: the plan's currency must be that"
+            yield CatalogIssue(f"{place}.pricing", text)
 
 
 __all__ = [

@@ -114,10 +114,15 @@ def cost_of(
     """Walk the chain for one event."""
     if event.cost_amount is not None:
         return Cost(amount=event.cost_amount, source=CostSource.SENT)
-    for source, link in ((CostSource.RULE, rule), (CostSource.DEFAULT, default)):
-        amount = link.cost(event) if link else None
-        if link and amount is not None:
-            return Cost(amount=amount, source=source, version=versions.of_rule(source, link))
+    if rule is not None:
+        amount = rule.cost(event)
+        if amount is not None:
+            return Cost(amount=amount, source=CostSource.RULE, version=versions.of_rule(CostSource.RULE, rule))
+    if default is not None:
+        amount = default.cost(event)
+        if amount is not None:
+            version = versions.of_rule(CostSource.DEFAULT, default)
+            return Cost(amount=amount, source=CostSource.DEFAULT, version=version)
     if event.model is None:
         return NO_COST
     return _table_cost(event, event.model, prices, versions)
@@ -145,25 +150,21 @@ class Versions:
 
     def of_rule(self, source: CostSource, rule: CostRule) -> PriceVersion:
         """Return the price version of a plan's or the account's cost rule."""
-        return self._remember(rule, lambda: price_version(source, rule))
+        held = self._by_identity.get(id(rule))
+        return held[1] if held else self._remember(rule, price_version(source, rule))
 
     def of_table(self, known: ProviderPrices, prices: TokenPrices) -> PriceVersion:
         """Return the price version of a provider's prices."""
-        return self._remember(
-            prices,
-            lambda: price_version(
-                CostSource.TABLE, prices, model=known.model, provider=known.provider, by=known.source
-            ),
-        )
+        held = self._by_identity.get(id(prices))
+        if held:
+            return held[1]
+        labels = {"model": known.model, "provider": known.provider, "by": known.source}
+        return self._remember(prices, price_version(CostSource.TABLE, prices, **labels))
 
-    def _remember(self, basis: Any, make: Any) -> PriceVersion:
+    def _remember(self, basis: Any, version: PriceVersion) -> PriceVersion:
         # Keyed by identity: bases are long-lived values of the catalog and the price memo, and hashing their
         # dicts for each event would cost more than the cost itself. Holding the basis keeps its id its own.
-        held = self._by_identity.get(id(basis))
-        if held is None:
-            held = (basis, make())
-            self._by_identity[id(basis)] = held
-        version: PriceVersion = held[1]
+        self._by_identity[id(basis)] = (basis, version)
         return version
 
 

@@ -21,11 +21,11 @@ FeatureNamed = Callable[[str], str | None]
 """From an event's name to the feature it stands for when it names none, or None."""
 
 _TOKEN_FIELDS: Final = (
-    ("input", "inputTokens"),
-    ("output", "outputTokens"),
-    ("cache_read", "cacheReadTokens"),
-    ("cache_write", "cacheWriteTokens"),
-    ("reasoning", "reasoningTokens"),
+    ("input", "input_tokens", "costInput.inputTokens"),
+    ("output", "output_tokens", "costInput.outputTokens"),
+    ("cache_read", "cache_read_tokens", "costInput.cacheReadTokens"),
+    ("cache_write", "cache_write_tokens", "costInput.cacheWriteTokens"),
+    ("reasoning", "reasoning_tokens", "costInput.reasoningTokens"),
 )
 encode_body: Final = msgspec.json.Encoder(decimal_format="number", order="deterministic").encode
 decode_body: Final = msgspec.json.Decoder(EventBody, float_hook=Decimal).decode
@@ -37,11 +37,13 @@ def check_identifier(field: str, value: str, longest: int = IDENTIFIER_CHARACTER
     Raises:
         ProblemError: empty, too long, or with control characters.
     """
-    if not value.strip():
+    if value.isprintable() and 0 < len(value) <= longest and not value.isspace():
+        return value
+    if not value or value.isspace():
         raise invalid(field, "must not be empty")
     if len(value) > longest:
         raise invalid(field, f"must have at most {longest} characters")
-    if not value.isprintable() and any(character < " " or character == "\x7f" for character in value):
+    if any(character < " " or character == "\x7f" for character in value):
         raise invalid(field, "must not contain control characters")
     return value
 
@@ -139,14 +141,10 @@ def read_event(
         feature_key = feature_named(body.event_name)
     else:
         check_identifier("featureKey", feature_key)
-    for field, text in (
-        ("subscriptionId", body.subscription_id),
-        ("flowId", body.flow_id),
-        ("entitlementId", body.entitlement_id),
-        ("invoiceId", body.invoice_id),
-    ):
-        if text is not None:
-            check_identifier(field, text)
+    _label("subscriptionId", body.subscription_id)
+    _label("flowId", body.flow_id)
+    _label("entitlementId", body.entitlement_id)
+    _label("invoiceId", body.invoice_id)
     cost_input = body.cost_input
     return UsageEvent(
         name=body.event_name,
@@ -208,18 +206,11 @@ def _label(field: str, value: str | None) -> str | None:
 
 
 def _tokens(cost_input: CostInput) -> dict[str, Decimal] | None:
-    counts = (
-        cost_input.input_tokens,
-        cost_input.output_tokens,
-        cost_input.cache_read_tokens,
-        cost_input.cache_write_tokens,
-        cost_input.reasoning_tokens,
-    )
-    tokens = {
-        kind: check_number(f"costInput.{field}", count)
-        for (kind, field), count in zip(_TOKEN_FIELDS, counts, strict=True)
-        if count is not None
-    }
+    tokens = {}
+    for kind, attribute, field in _TOKEN_FIELDS:
+        count = getattr(cost_input, attribute)
+        if count is not None:
+            tokens[kind] = check_number(field, count)
     if not tokens and cost_input.cost_units is not None:
         tokens = {"input": check_number("costInput.costUnits", cost_input.cost_units)}
     return tokens or None

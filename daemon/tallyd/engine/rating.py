@@ -16,7 +16,8 @@ from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO
 from tallyd.pricing.seam import UNITS, Measure, PricingModel, Step, Terms, Unpriced, Usage, token_dimension
 
-CHARGE_DIGITS_MAX: Final = 120
+CHARGE_MAGNITUDE_MAX: Final = 60
+CHARGE_CHARACTERS_MAX: Final = 125
 STEPS_MAX: Final = 10_000
 
 
@@ -77,13 +78,13 @@ class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     def counted_by(self, event: UsageEvent) -> tuple[PricedFeature, ...]:
         """Return the features whose usage this event adds to."""
-        metered = self.metered.get(event.name, ())
-        if metered:
-            metered = tuple(feature for feature in metered if feature.meter and feature.meter.counts(event))
         named = self.features.get(event.feature_key) if event.feature_key else None
-        if named is None or named.meter is not None:
-            return metered
-        return (named, *metered)
+        counting = (named,) if named is not None and named.meter is None else ()
+        metered = self.metered.get(event.name)
+        if metered is None:
+            return counting
+        matching = (feature for feature in metered if feature.meter and feature.meter.counts(event))
+        return (*counting, *matching)
 
 
 def units_of(feature: PricedFeature, event: UsageEvent) -> Decimal:
@@ -139,8 +140,7 @@ def steps(feature: PricedFeature, usage: Usage) -> tuple[list[Step], NoPrice | N
 def _sane(amount: object) -> bool:
     if not isinstance(amount, Decimal) or not amount.is_finite():
         return False
-    _, digits, exponent = amount.as_tuple()
-    return len(digits) <= CHARGE_DIGITS_MAX and isinstance(exponent, int) and abs(exponent) <= CHARGE_DIGITS_MAX
+    return abs(amount.adjusted()) <= CHARGE_MAGNITUDE_MAX and len(str(amount)) <= CHARGE_CHARACTERS_MAX
 
 
 def _sane_step(step: object) -> bool:

@@ -129,7 +129,7 @@ def _record(
         position,
         event.key_space,
         event.key,
-        event.source.value,
+        event.source,
         event.name,
         event.feature_key,
         event.occurred_at,
@@ -137,12 +137,12 @@ def _record(
         enrolment.subscription.number if enrolment else None,
         plain(units),
         None if cost.amount is None else plain(cost.amount),
-        cost.source.value if cost.source else None,
+        cost.source,
         cost.version.id if cost.version else None,
         None if revenue is None else plain(revenue),
         revenue_source,
         enrolment.plan.currency if enrolment else terms.currency,
-        no_price.value if no_price else None,
+        no_price,
         1 if capped else 0,
         event.model,
         event.provider,
@@ -169,7 +169,9 @@ def _with_creation(customer: Customer, now: int) -> Customer:
 
 
 def _cost(event: UsageEvent, counts: list[Count], terms: Terms) -> Cost:
-    rule = next((count.feature.cost for count in counts if count.feature.cost is not None), None)
+    rule = None
+    for count in counts:
+        rule = rule or count.feature.cost
     return costs.cost_of(
         event, rule=rule, default=terms.default_cost, prices=terms.prices, versions=terms.versions
     )
@@ -220,7 +222,7 @@ def _charge_rows(
                 _encode(quantity).decode() if quantity else _NOTHING_PRICED,
                 None if count.amount is None else plain(count.amount),
                 enrolment.plan.currency,
-                count.no_price.value if count.no_price else None,
+                count.no_price,
             )
         )
     return rows

@@ -42,6 +42,11 @@ def rollups_of(
     if event.tokens and not row.capped:
         _add_tokens(delta, event.tokens)
     added = [(own, delta)]
+    if row.currency == COST_CURRENCY and (
+        not counts or (len(counts) == 1 and counts[0].feature.key == own_feature)
+    ):
+        delta.revenue = revenue or ZERO  # by far the most common: one feature, charged in the currency of costs
+        return added
     for feature, extra_units, amount in _charged(event, revenue, counts, own_feature):
         if feature == own_feature and row.currency == COST_CURRENCY:
             delta.revenue += amount

@@ -71,7 +71,7 @@ def number_problem(value: Decimal) -> str | None:
         return "must be a finite number"
     exponent = value.as_tuple().exponent
     too_fine = isinstance(exponent, int) and exponent < -FRACTION_DIGITS_MAX
-    if abs(value) >= _LIMIT or too_fine:
+    if value.copy_abs() >= _LIMIT or too_fine:  # abs() would round, and raise, in a context of fewer digits
         return (
             f"must have at most {INTEGER_DIGITS_MAX} digits before the decimal point"
             f" and {FRACTION_DIGITS_MAX} after it"

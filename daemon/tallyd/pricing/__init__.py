@@ -7,6 +7,7 @@ from tallyd.pricing.hookspecs import hookimpl
 from tallyd.pricing.prices import DatedPrices, ProviderPrices, TokenPrices
 from tallyd.pricing.seam import (
     UNITS,
+    CappedTerms,
     Dimension,
     Measure,
     PricingModel,
@@ -15,12 +16,14 @@ from tallyd.pricing.seam import (
     TermsError,
     Unpriced,
     Usage,
+    check_not_negative,
     split_dimension,
     token_dimension,
 )
 
 __all__ = [
     "UNITS",
+    "CappedTerms",
     "DatedPrices",
     "Dimension",
     "Measure",
@@ -32,6 +35,7 @@ __all__ = [
     "TokenPrices",
     "Unpriced",
     "Usage",
+    "check_not_negative",
     "hookimpl",
     "split_dimension",
     "token_dimension",

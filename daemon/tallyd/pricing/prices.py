@@ -27,17 +27,17 @@ class TokenPrices(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def cost(self, tokens: dict[str, Decimal]) -> Decimal | None:
         """Cost in USD of one request's tokens by kind, exact; None when a kind has no price."""
-        context = ZERO
-        if self.tiers:
+        tiered, context, cost = self.tiers, ZERO, ZERO
+        if tiered:
             context = sum((tokens.get(kind, ZERO) for kind in _INPUT_KINDS), ZERO)
-        cost = ZERO
         for kind, count in tokens.items():
-            price = self._price(kind, context)
+            price = None if tiered else self.per_million.get(kind)
             if price is None:
-                if count:
-                    return None
-                continue
-            cost += count * price
+                price = self._price(kind, context)
+            if price is not None:
+                cost += count * price
+            elif count:
+                return None
         return cost.scaleb(MILLION_PLACES)
 
     def _price(self, kind: str, context: Decimal) -> Decimal | None:

@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
-from typing import ClassVar, Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from tallyd.model.money import ZERO
+from tallyd.model.money import ZERO, number_problem
 
 Dimension = str
 """What is counted: `units`, or a token kind and model such as `input/gpt-4o`, or `cost/gpt-4o`."""
@@ -37,7 +37,20 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of a model's terms; read from a plan's `pricing` table, without its `model` key.
 
     Field names are the TOML and JSON keys. Unknown keys and wrong types are refused when the plan is written.
+    mypy wants `frozen=True` again on every subclass.
     """
+
+
+class CappedTerms(Terms, frozen=True, kw_only=True):
+    """Terms that most models share.
+
+    Attributes:
+        max_usage: most units in a period; 0 or absent for no cap.
+        reset_mode: `reset` counts anew in each period, `accumulate` counts for ever.
+    """
+
+    max_usage: Decimal | None = None
+    reset_mode: Literal["reset", "accumulate"] = "reset"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -67,6 +80,19 @@ class TermsError(Exception):
         self.message = message
 
 
+def check_not_negative(field: str, value: Decimal | None) -> None:
+    """Refuse a number that is negative or cannot be kept exactly; None passes.
+
+    Raises:
+        TermsError: names the key.
+    """
+    if value is None:
+        return
+    problem = number_problem(value)
+    if problem or value < ZERO:
+        raise TermsError(field, problem or "must not be negative")
+
+
 class Unpriced(Exception):
     """Raised by a model for usage that has no price. The event is kept, visible, and can be re-rated."""
 
@@ -76,6 +102,8 @@ class PricingModel(ABC, Generic[TermsT]):
 
     The law: over a period, the sum of `marginal` of every event equals the sum of the amounts of `rate` over
     the period's whole usage, in any order of events. The default `marginal` keeps the law by construction.
+    An event that was unpriced for a passing reason stays in the usage, and its own charge follows when it is
+    re-rated: from the same `before` as it had.
     """
 
     name: ClassVar[str]
@@ -101,6 +129,10 @@ class PricingModel(ABC, Generic[TermsT]):
         """
         limit: Decimal | None = getattr(terms, "max_usage", None)
         return limit or None
+
+    def prices_cost(self, terms: TermsT) -> bool:  # noqa: ARG002 - for models that do
+        """Whether provider cost, which is in USD, becomes part of the charge: such a plan must be in USD."""
+        return False
 
     def accumulates(self, terms: TermsT) -> bool:
         """Whether usage runs on through the periods instead of starting anew in each."""

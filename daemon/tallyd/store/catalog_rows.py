@@ -1,13 +1,14 @@
 """Reading the catalog as it is kept: features, meters, plan versions, API keys."""
 
 import sqlite3
+from decimal import Decimal
 
 import msgspec
 
 from tallyd.model.catalog import Meter, Plan
 
 _decode_plan = msgspec.json.Decoder(Plan).decode
-_decode_meter = msgspec.json.Decoder(Meter).decode
+_decode_meter = msgspec.json.Decoder(Meter, float_hook=Decimal).decode
 _decode_meters = msgspec.json.Decoder(list[Meter]).decode
 
 
