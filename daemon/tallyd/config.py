@@ -59,6 +59,7 @@ class Socket(_Section, frozen=True, kw_only=True):
     connections_max: Positive = 4_096
     line_bytes_max: Positive = 4_194_304
     line_timeout_s: PositiveNumber = 30.0
+    send_timeout_s: PositiveNumber = 30.0
     in_flight_max: Positive = 256
 
 

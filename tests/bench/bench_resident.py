@@ -11,8 +11,9 @@ from lib_process import daemon
 from lib_report import BenchError, Row, median, ratio
 
 RESIDENT: Final = 20_000
+RESIDENT_QUICK: Final = 4_000
 KNOWN: Final = 1_000_000
-KNOWN_QUICK: Final = 100_000
+KNOWN_QUICK: Final = 20_000
 AT_ONCE: Final = 64
 SETTLE_S: Final = 0.5
 BYTES_MAX: Final = 8_192
@@ -23,22 +24,22 @@ def run(scratch: Path, *, quick: bool) -> Iterator[Row]:
     """Make the books once; wake customers up, then start again and again."""
     known = KNOWN_QUICK if quick else KNOWN
     populate(scratch / "known", known)
-    yield _resident(scratch / "known")
-    yield _start(scratch, known, 2 if quick else 7)
+    yield _resident(scratch / "known", RESIDENT_QUICK if quick else RESIDENT)
+    yield _start(scratch, known, 1 if quick else 7)
 
 
-def _resident(home: Path) -> Row:
+def _resident(home: Path, resident: int) -> Row:
     with daemon(home) as served, Lines(served.path) as client:
         _check(client, 1, AT_ONCE)
         time.sleep(SETTLE_S)
         before = served.rss_bytes()
         started = time.perf_counter()
-        for first in range(AT_ONCE + 1, RESIDENT + AT_ONCE, AT_ONCE):
+        for first in range(AT_ONCE + 1, resident + AT_ONCE, AT_ONCE):
             _check(client, first, AT_ONCE)
         seconds = time.perf_counter() - started
         time.sleep(SETTLE_S)
         after = served.rss_bytes()
-    woken = -(-RESIDENT // AT_ONCE) * AT_ONCE
+    woken = -(-(resident - 1) // AT_ONCE) * AT_ONCE
     each = (after - before) / woken
     return Row(
         what="8. resident customer, RSS",
@@ -78,6 +79,6 @@ def _start(scratch: Path, known: int, rounds: int) -> Row:
         baseline=f"with an empty data directory {median(empty):.2f} s",
         ratio=str(compared),
         budget="<= 2 s for 1,000,000",
-        met=median(measured) <= START_MAX_S,
+        met=median(measured) <= START_MAX_S if known == KNOWN else None,
         note="" if known == KNOWN else f"--quick: {known:,} customers, not {KNOWN:,}",
     )

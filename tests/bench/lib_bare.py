@@ -14,8 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
+import hypercorn.config
+import hypercorn.trio
 import msgspec
 import trio
+import trio_asyncio
+from quart import Response
+from quart_trio import QuartTrio
 
 BODY = '{"eventName":"chat","featureKey":"assistant","customerReferenceId":"cus_0001","usageUnits":1}'
 
@@ -59,17 +65,13 @@ async def listen(path: str, talk: Callable[[trio.SocketStream], Awaitable[None]]
 
 
 async def serve_commits(path: str) -> None:
-    """Commit as many rows as a line asks for (`["straight" | "one hop", count]`); answer each one's nanoseconds."""
-    import aiosqlite
-    import trio_asyncio
-
+    """Commit as many rows as a line asks for: `["straight" | "one hop", count]`; answer each one's nanoseconds."""
     async with trio_asyncio.open_loop():
         connection = aiosqlite.connect(f"{path}.db", isolation_level=None)
         await trio_asyncio.aio_as_trio(connection.__aenter__)()
-        ask = partial(hop, connection)
         for pragma in ("journal_mode = WAL", "synchronous = FULL"):
-            await ask(connection.execute, f"PRAGMA {pragma}")
-        await ask(connection.execute, "CREATE TABLE events (id INTEGER PRIMARY KEY, key TEXT UNIQUE, body TEXT)")
+            await hop(connection.execute, f"PRAGMA {pragma}")
+        await hop(connection.execute, "CREATE TABLE events (id INTEGER PRIMARY KEY, key TEXT UNIQUE, body TEXT)")
 
         async def talk(stream: trio.SocketStream) -> None:
             while received := await stream.receive_some(65_536):
@@ -80,10 +82,8 @@ async def serve_commits(path: str) -> None:
         await listen(path, talk)
 
 
-async def hop(_connection: Any, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+async def hop(call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
     """Make one call of aiosqlite from Trio."""
-    import trio_asyncio
-
     return await trio_asyncio.aio_as_trio(call)(*arguments)
 
 
@@ -100,14 +100,14 @@ async def timed(commit: Callable[[str], Awaitable[None]], count: int) -> list[in
 
 async def straight(connection: Any, key: str) -> None:
     """Commit a row the way a straightforward program does: a call for each statement."""
-    await hop(connection, connection.execute, "BEGIN")
-    await hop(connection, connection.execute, "INSERT INTO events (key, body) VALUES (?, ?)", (key, BODY))
-    await hop(connection, connection.execute, "COMMIT")
+    await hop(connection.execute, "BEGIN")
+    await hop(connection.execute, "INSERT INTO events (key, body) VALUES (?, ?)", (key, BODY))
+    await hop(connection.execute, "COMMIT")
 
 
 async def one_hop(connection: Any, key: str) -> None:
     """Commit a row in one visit to the connection's thread: the least that aiosqlite can cost."""
-    await hop(connection, connection._execute, transaction, connection._conn, key)
+    await hop(connection._execute, transaction, connection._conn, key)
 
 
 def transaction(connection: sqlite3.Connection, key: str) -> None:
@@ -119,11 +119,6 @@ def transaction(connection: sqlite3.Connection, key: str) -> None:
 
 async def serve_handler(path: str, port: str) -> None:
     """Serve an empty handler; `path` is listened on only to say when."""
-    import hypercorn.config
-    import hypercorn.trio
-    from quart import Response
-    from quart_trio import QuartTrio
-
     app = QuartTrio("bare", static_folder=None, template_folder=None)
 
     @app.post("/api/v1/client/events")

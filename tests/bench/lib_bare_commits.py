@@ -2,11 +2,11 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 from lib_client import Lines
-from lib_process import bare
+from lib_process import Process, bare
 
 Way = Literal["straight", "one hop"]
 
@@ -15,11 +15,11 @@ class Commits:
     """Asks lib_bare.py's `commits` program to commit."""
 
     def __init__(self, path: Path) -> None:
-        self._program: AbstractContextManager[object] = bare("commits", path)
+        self._program: AbstractContextManager[Process] = bare("commits", path)
         self._path = str(path)
 
-    def __enter__(self) -> "Commits":
-        self._program.__enter__()
+    def __enter__(self) -> Self:
+        self.process = self._program.__enter__()
         self._client = Lines(self._path)
         return self
 

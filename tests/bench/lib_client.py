@@ -1,4 +1,4 @@
-"""Lean clients, the same for tallyd and for what it is compared with. Requests are made before the clock starts."""
+"""Lean clients, the same for tallyd and for its baselines. Requests are made before the clock starts."""
 
 import select
 import socket
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 from lib_process import Process, connect
@@ -32,26 +32,33 @@ class Load(msgspec.Struct, kw_only=True):
 
 
 class Cpu:
-    """Processor time of a process over the rounds in which it was measured."""
+    """Processor time over the rounds in which something was measured; other programs' noise is not in it.
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    Args:
+        process: whose time; our own when not given.
+    """
+
+    def __init__(self, process: Process | None = None) -> None:
+        self._used = time.process_time_ns if process is None else process.cpu_ns
         self._ns = 0
         self._wall_ns = 0
-        self._done = 0
 
-    def __enter__(self) -> "Cpu":
-        self._since = self._process.cpu_ns()
+    def __enter__(self) -> Self:
+        self._since = self._used()
         self._wall_since = time.perf_counter_ns()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ns += self._process.cpu_ns() - self._since
+        self._ns += self._used() - self._since
         self._wall_ns += time.perf_counter_ns() - self._wall_since
 
-    def note(self, done: int, what: str) -> str:
-        """Say what it cost."""
-        return f"daemon CPU {self._ns / 1_000 / done:,.1f} µs per {what}, {self._ns / self._wall_ns:.0%} of a core"
+    def note(self, done: int, what: str, other: "Cpu", other_done: int) -> str:
+        """Say what one cost, beside what it cost the baseline."""
+        ours, theirs = self._ns / 1_000 / done, other._ns / 1_000 / other_done
+        return (
+            f"CPU {ours:,.1f} µs per {what} ({self._ns / self._wall_ns:.0%} of a core while measured);"
+            f" baseline {theirs:,.1f} µs; {ours / theirs:.2f}x the CPU"
+        )
 
 
 class Lines:
@@ -66,7 +73,7 @@ class Lines:
         """Close it."""
         self._peer.close()
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,7 +114,7 @@ class _Peer:
     __slots__ = ("buffer", "left", "sent_at", "socket")
 
     def __init__(self, opened: socket.socket) -> None:
-        opened.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        opened.setblocking(False)
         self.socket = opened
         self.buffer = bytearray()
         self.left = memoryview(b"")
@@ -154,7 +161,7 @@ class Crowd:
         for peer in self._peers.values():
             peer.socket.close()
 
-    def __enter__(self) -> "Crowd":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -23,8 +23,8 @@ def populate(home: Path, customers: int) -> None:
     with daemon(home) as first:
         first.call("subscribe", customerReferenceId=customer(1), planKey="bench")
         for feature in ("calls", "assistant"):
-            body = {"eventName": "call", "customerReferenceId": customer(1), "featureKey": feature, "usageUnits": 1}
-            _ingest(first.path, body)
+            body = {"eventName": "call", "featureKey": feature, "usageUnits": 1}
+            _ingest(first.path, {"customerReferenceId": customer(1), **body})
     connection = sqlite3.connect(home / "tallyd.db", isolation_level=None)
     for pragma in ("journal_mode = WAL", "synchronous = OFF", "cache_size = -500000"):
         connection.execute(f"PRAGMA {pragma}")

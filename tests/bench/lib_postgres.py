@@ -1,6 +1,7 @@
 """PostgreSQL doing what a hand-made meter does: dedupe by unique key, and a counter. Optional."""
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import shutil
@@ -23,7 +24,10 @@ CREATE TABLE events (key text PRIMARY KEY, customer text NOT NULL, feature text 
 CREATE TABLE counters (customer text, feature text, used numeric NOT NULL, PRIMARY KEY (customer, feature));
 """
 INSERT: Final = "INSERT INTO events (key, customer, feature, units, body) VALUES"
-COUNT: Final = "INSERT INTO counters VALUES {} ON CONFLICT (customer, feature) DO UPDATE SET used = counters.used + excluded.used"
+COUNT: Final = (
+    "INSERT INTO counters VALUES {} ON CONFLICT (customer, feature)"
+    " DO UPDATE SET used = counters.used + excluded.used"
+)
 
 EventRow = tuple[str, str, str, int, str]
 
@@ -104,8 +108,7 @@ class Psycopg:
     name = "executemany, psycopg"
 
     def __init__(self, host: str) -> None:
-        import psycopg  # type: ignore[import-not-found] # not a dependency: used when it is there
-
+        psycopg: Any = importlib.import_module("psycopg")  # not a dependency: used when it is there
         self._connection = psycopg.connect(host=host, user="bench", dbname="postgres")
 
     def write(self, events: list[dict[str, Any]]) -> float:
@@ -155,7 +158,9 @@ def sessions(place: Path) -> Iterator[list[Session]]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
         options = ["-k", str(home), "-c", "listen_addresses=", "-c", "synchronous_commit=on", "-c", "fsync=on"]
         with (home / "log").open("wb") as log:
-            server = subprocess.Popen([*prefix, str(place / "postgres"), "-D", data, *options], stderr=log, cwd="/")
+            server = subprocess.Popen(
+                [*prefix, str(place / "postgres"), "-D", data, *options], stderr=log, cwd="/"
+            )
         psql = [str(place / "psql"), "-X", "-q", "-A", "-t", "-h", str(home), "-U", "bench", "-d", "postgres"]
         _make_tables(psql)
         if importlib.util.find_spec("psycopg"):

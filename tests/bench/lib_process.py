@@ -48,10 +48,8 @@ class Process:
         self.started_in_s = 0.0
 
     def cpu_ns(self) -> int:
-        """Return the processor time used so far, all threads."""
-        fields = Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
-        return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        """Return the processor time used so far, by all threads: Linux's clock of that process."""
+        return time.clock_gettime_ns((~self.child.pid << 3) | 2)
 
     def rss_bytes(self) -> int:
         """Return the resident memory."""

@@ -17,6 +17,8 @@ PRAGMAS: Final = (
 GROWING: Final = {"events": "id", "charges": "event"}
 """Tables that are only added to, in the order of this column, which is an event's number."""
 
+SCHEMA: Final = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+
 Rows = list[tuple[Any, ...]]
 
 
@@ -35,7 +37,8 @@ class Table(msgspec.Struct, frozen=True):
         if self.name in GROWING:
             return statement
         changed = ",".join(f"{column} = excluded.{column}" for column in self.columns if column not in self.key)
-        return f"{statement} ON CONFLICT ({','.join(self.key)}) DO {f'UPDATE SET {changed}' if changed else 'NOTHING'}"
+        action = f"UPDATE SET {changed}" if changed else "NOTHING"
+        return f"{statement} ON CONFLICT ({','.join(self.key)}) DO {action}"
 
 
 class Replay:
@@ -51,9 +54,8 @@ class Replay:
         self._target = sqlite3.connect(target, isolation_level=None)
         for pragma in PRAGMAS:
             self._target.execute(f"PRAGMA {pragma}")
-        for (statement,) in self._source.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"):
-            if "sqlite_" not in statement.split("(")[0]:
-                self._target.execute(statement)
+        for (statement,) in self._source.execute(SCHEMA):
+            self._target.execute(statement)
         self._tables = [_table(self._source, name) for name in _names(self._source)]
         self._held: dict[str, set[tuple[Any, ...]]] = {table.name: set() for table in self._tables}
         self._last = 0

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import Ledger, account_on, at, event, plan_of
@@ -85,6 +85,7 @@ def used(account: Account, period_start: int) -> Decimal:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40)
 @given(happened=st.lists(happenings(), max_size=30))
 def test_a_meter_counts_what_a_recount_counts_in_each_period(kind: str, happened: list[UsageEvent]) -> None:
     """For events in any order, over three periods, every counter equals a recount of that period's events."""
@@ -97,6 +98,7 @@ def test_a_meter_counts_what_a_recount_counts_in_each_period(kind: str, happened
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40)
 @given(happened=st.lists(happenings(), max_size=30))
 def test_a_meter_that_accumulates_counts_for_ever(kind: str, happened: list[UsageEvent]) -> None:
     """With `accumulate` the deciding counter is a recount of all events, and the periods' parts sum to it."""
@@ -108,6 +110,7 @@ def test_a_meter_that_accumulates_counts_for_ever(kind: str, happened: list[Usag
     assert sum((used(ledger.account, start) for start in MONTHS[:3]), ZERO) == recount(kind, happened)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(moments, st.none() | st.decimals(0, 100, places=2)), max_size=30))
 def test_a_feature_without_a_meter_sums_the_units_of_events_that_name_it(
     sent: list[tuple[int, Decimal | None]],

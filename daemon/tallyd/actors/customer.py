@@ -50,6 +50,7 @@ class CustomerActor:
         "_runtime",
         "account",
         "backoff_s",
+        "failed",
         "loaded",
         "off_thread",
         "ref",
@@ -67,6 +68,7 @@ class CustomerActor:
         self.scope = trio.CancelScope()
         self.used_at = trio.current_time()
         self.off_thread = False
+        self.failed = False
         self.backoff_s = BACKOFF_FIRST_S
 
     def post(self, message: Message) -> None:
@@ -85,6 +87,8 @@ class CustomerActor:
 
     def fail_waiting(self) -> None:
         """Answer all that waits: the customer's books could not be loaded."""
+        self.failed = True
+        self.loaded.set()
         while self._mailbox:
             text = "the customer's books could not be read; retry with the same key"
             self._mailbox.take().settle(Problem(code=Code.UNAVAILABLE, message=text))

@@ -9,7 +9,7 @@ from tallyd.actors.customer import CustomerActor
 from tallyd.actors.runtime import Runtime
 from tallyd.engine.account import Account
 from tallyd.model.customer import CustomerRef
-from tallyd.model.problems import overloaded
+from tallyd.model.problems import overloaded, unavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -66,11 +66,17 @@ class Directory:
         return actor
 
     async def account(self, ref: CustomerRef) -> Account:
-        """Return a customer's account to read from, loading it if need be."""
+        """Return a customer's account to read from, loading it if need be.
+
+        Raises:
+            ProblemError: the books cannot be read, or too many customers are busy.
+        """
         account = self.resident(ref)
         while account is None:
             actor = self.actor(ref)
             await actor.loaded.wait()
+            if actor.failed:
+                raise unavailable("the customer's books cannot be read; retry shortly")
             account = actor.account
             if account is None:  # it crashed and is being reloaded
                 await trio.sleep(actor.backoff_s)

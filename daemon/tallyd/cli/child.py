@@ -67,6 +67,10 @@ class Child:
             self._drain.join()
         return code
 
+    def wait(self) -> int:
+        """Wait until it ends by itself, and return its exit code."""
+        return self._process.wait()
+
     def last_words(self) -> str:
         """Return the last lines it logged, all but news."""
         return "\n".join(self._last)
@@ -96,7 +100,7 @@ def child_daemon(
     Args:
         options: further command-line options, such as `--data-dir`.
         http: address to serve HTTP on.
-        environment: variables beside those of this process.
+        environment: its variables; those of this process when not given.
 
     Raises:
         ClickException: it did not start, or ended badly.
@@ -104,7 +108,7 @@ def child_daemon(
     with tempfile.TemporaryDirectory(prefix="tallyd-") as directory:
         socket = str(Path(directory, "rpc.sock"))
         command = [sys.executable, "-m", "tallyd", "serve", *options, "--http", http, "--socket", socket]
-        variables = {**os.environ, **_READABLE_LOG, **(environment or {})}
+        variables = {**(os.environ if environment is None else environment), **_READABLE_LOG}
         variables.pop("NOTIFY_SOCKET", None)  # to systemd this command is not the service
         # A session of its own: Ctrl-C is for the command, which then stops the daemon in good order.
         with subprocess.Popen(  # noqa: S603 - our own program

@@ -1,5 +1,6 @@
 """Talking to the daemon: a blocking JSON-RPC client, and finding or hosting the daemon a command needs."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,7 +154,7 @@ def daemon_of(config: Config, *, make: bool = False) -> Iterator[Daemon]:
     if not make and not (config.data_dir / FILE_NAME).exists():
         text = f"there are no books in {config.data_dir}; say where with --data-dir or --socket"
         raise click.ClickException(text)
-    with child_daemon(_options(), environment=_private(config)) as child, _connection(child.socket) as daemon:
+    with child_daemon(_options(), environment=_environment(config)) as child, _connection(child.socket) as daemon:
         yield daemon
 
 
@@ -202,8 +203,8 @@ def _options() -> list[str]:
     return options
 
 
-def _private(config: Config) -> dict[str, str]:
-    """Return variables that keep a hosted daemon off the addresses of the real one."""
+def _environment(config: Config) -> dict[str, str]:
+    """Return the variables of a hosted daemon: ours, but off the address of the real one."""
     if config.http.unix is None:
-        return {}
-    return {"TALLYD_HTTP_UNIX": str(config.data_dir / "hosted-http.sock")}
+        return dict(os.environ)
+    return {**os.environ, "TALLYD_HTTP_UNIX": str(config.data_dir / "hosted-http.sock")}

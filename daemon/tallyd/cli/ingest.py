@@ -75,6 +75,7 @@ def command(
         before = _state(file)
         rows, to_body = _rows(file, file_format or _format_of(path), shape)
         with daemon_of(config, make=True) as daemon:
+            report.begin()
             _feed(_watched(rows, file, report), to_body, key, report, Sender(daemon, report.add))
         report.changed = _state(file) != before
     report.show(as_json=as_json)

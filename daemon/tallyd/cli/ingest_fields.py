@@ -28,7 +28,7 @@ _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.encode
 
 
-class RowProblem(Exception):  # noqa: N818 - an outcome of one row, not a failure of the program
+class RowProblem(Exception):
     """A row that cannot become an event: names the field."""
 
     def __init__(self, field: str, message: str) -> None:

@@ -41,6 +41,10 @@ class Report:
         self._first: list[Trouble] = []
         self.changed = False
 
+    def begin(self) -> None:
+        """Start the stop watch."""
+        self._started = time.monotonic()
+
     def add(self, line: int, result: dict[str, Any]) -> None:
         """Take the daemon's result for a line."""
         status = result["status"]

@@ -109,9 +109,12 @@ class Account:
     def enrolment_for(self, event: UsageEvent) -> Enrolment | None:
         """Return the subscription an event counts on, or None when none covers its time.
 
-        The one it names, if it covers the event's time; else the first that counts it; else the first.
+        The one it names, if it covers the event's time; else the first that counts it; else the first. An event
+        whose key belongs to a subscription (Retempo's) counts on that one or on none.
         """
         moment, enrolments = event.occurred_at, self.enrolments
+        if event.key_space and event.key_space == event.subscription_id:
+            enrolments = [each for each in enrolments if each.subscription.id == event.subscription_id]
         if len(enrolments) == 1:
             return enrolments[0] if enrolments[0].subscription.active_at(moment) else None
         active = [each for each in enrolments if each.subscription.active_at(moment)]

@@ -52,8 +52,15 @@ def count(account: Account, enrolment: Enrolment, event: UsageEvent) -> list[Cou
                 latest_at=counter.latest_at,
                 seen=account.seen.get(key),
             )
-        counts.append(Count(feature, key, counter, units, entitlements.capped(feature, counter)))
+        counts.append(Count(feature, key, counter, units, _capped(feature, counter, units)))
     return counts
+
+
+def _capped(feature: PricedFeature, counter: Counter, units: Decimal) -> bool:
+    """Whether the cap zeroes the event. A reading that adds nothing to a meter, or brings it down, stays under it."""
+    if feature.meter is not None and units <= ZERO:
+        return False
+    return entitlements.capped(feature, counter)
 
 
 def counters_after(

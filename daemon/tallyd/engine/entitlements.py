@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from tallyd.engine.account import Account, Counter
+from tallyd.engine.account import Account, Counter, Enrolment
 from tallyd.engine.rating import PricedFeature
 from tallyd.model.money import ZERO
 
@@ -20,6 +20,7 @@ class Reason(StrEnum):
     WOULD_EXCEED_LIMIT = "would_exceed_limit"
     NO_SUBSCRIPTION = "no_subscription"
     NOT_IN_PLAN = "feature_not_in_plan"
+    NOT_COUNTED = "event_not_counted"
 
 
 DESCRIPTIONS: Final = {
@@ -29,6 +30,7 @@ DESCRIPTIONS: Final = {
     Reason.WOULD_EXCEED_LIMIT: "Proposed usage would exceed limit",
     Reason.NO_SUBSCRIPTION: "The customer has no active subscription",
     Reason.NOT_IN_PLAN: "No active plan of the customer has the feature",
+    Reason.NOT_COUNTED: "The event does not count towards the feature's limit: see the feature's meter",
 }
 
 
@@ -75,7 +77,13 @@ def decide(account: Account, feature_key: str, now: int, requested: Decimal | No
             reason=Reason.NOT_IN_PLAN if active else Reason.NO_SUBSCRIPTION,
             position=account.position,
         )
-    enrolment, feature = granted
+    return decide_granted(account, *granted, now, requested)
+
+
+def decide_granted(
+    account: Account, enrolment: Enrolment, feature: PricedFeature, now: int, requested: Decimal | None = None
+) -> Entitlement:
+    """Answer for an instant as one subscription grants the feature."""
     used = account.counter(enrolment.counter_key(feature, now)).used
     version = enrolment.plan.price_version
     limit = feature.limit
@@ -127,4 +135,4 @@ def capped(feature: PricedFeature, counter: Counter) -> bool:
     return feature.limit is not None and counter.used >= feature.limit
 
 
-__all__ = ["DESCRIPTIONS", "Entitlement", "Reason", "Simulation", "admits", "capped", "decide"]
+__all__ = ["DESCRIPTIONS", "Entitlement", "Reason", "Simulation", "admits", "capped", "decide", "decide_granted"]

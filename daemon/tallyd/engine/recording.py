@@ -14,6 +14,7 @@ from tallyd.engine import chain, costs, counting, entitlements, rating
 from tallyd.engine.account import Account, Changes, ChargeRow, Enrolment, EventRow
 from tallyd.engine.costs import Cost, CostRule, PriceBook, Versions
 from tallyd.engine.counting import Count
+from tallyd.engine.entitlements import Reason
 from tallyd.engine.rating import NoPrice, PricedFeature
 from tallyd.engine.rollups import rollups_of
 from tallyd.model.customer import Customer
@@ -82,15 +83,18 @@ def consume(
     marginal: Marginal = rating.marginal,
 ) -> Recorded | Denied:
     """Decide one event as a request: recorded if every limit it touches holds, else refused whole (P4)."""
-    feature_key = event.feature_key or event.name
     enrolment = account.enrolment_for(event)
     counts = counting.count(account, enrolment, event) if enrolment else []
-    asked = next((count.units for count in counts if count.feature.key == feature_key), event.units or ZERO)
     for count in counts:
-        if not entitlements.admits(count.feature, count.counter, count.units):
-            return Denied(entitlements.decide(account, count.feature.key, event.occurred_at, count.units))
-    if not any(count.feature.key == feature_key for count in counts):
-        entitlement = entitlements.decide(account, feature_key, event.occurred_at, asked)
+        if enrolment and not entitlements.admits(count.feature, count.counter, count.units):
+            asked_of = (account, enrolment, count.feature)
+            return Denied(entitlements.decide_granted(*asked_of, event.occurred_at, count.units))
+    if not _names_a_counted_feature(event, counts):
+        entitlement = entitlements.decide(
+            account, event.feature_key or event.name, event.occurred_at, event.units or ZERO
+        )
+        if entitlement.allowed and entitlement.limit is not None:  # nothing would count what is admitted (P4)
+            entitlement = msgspec.structs.replace(entitlement, allowed=False, reason=Reason.NOT_COUNTED)
         if not entitlement.allowed:
             return Denied(entitlement)
     return _record(account, event, enrolment, counts, event_id=event_id, now=now, terms=terms, marginal=marginal)
@@ -162,6 +166,12 @@ def _record(
         chain=link,
     )
     return Recorded(row, charges, changes)
+
+
+def _names_a_counted_feature(event: UsageEvent, counts: list[Count]) -> bool:
+    if event.feature_key is None:
+        return bool(counts)
+    return any(count.feature.key == event.feature_key for count in counts)
 
 
 def _with_creation(customer: Customer, now: int) -> Customer:

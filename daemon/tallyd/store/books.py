@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 import aiosqlite
 import trio
-import trio_asyncio
 
 from tallyd.store import sqlite
+from tallyd.store.loop import trio_loop
 from tallyd.store.tables import Row, Table
 
 AnswerT = TypeVar("AnswerT")
@@ -46,11 +46,6 @@ class _Connection(aiosqlite.Connection):
         return answer
 
 
-async def _run(connection: _Connection, work: Callable[..., AnswerT], *args: Any) -> AnswerT:
-    answer: AnswerT = await trio_asyncio.aio_as_trio(connection.run)(work, *args)
-    return answer
-
-
 class ThreadedBooks:
     """For life: aiosqlite, one thread for writing and two for reading."""
 
@@ -62,19 +57,19 @@ class ThreadedBooks:
     async def commit(self, rows: Mapping[Table, list[Row]]) -> None:
         """See `Books`. Cancelling the wait does not cancel the commit."""
         with trio.CancelScope(shield=True):
-            await _run(self._writer, sqlite.commit, rows)
+            await self._writer.run(sqlite.commit, rows)
 
     async def touch(self) -> None:
         """See `Books`."""
-        await _run(self._writer, sqlite.touch)
+        await self._writer.run(sqlite.touch)
 
     async def read(self, query: Query[AnswerT]) -> AnswerT:
         """See `Books`."""
-        return await _run(self._reader, query)
+        return await self._reader.run(query)
 
     async def scan(self, query: Query[AnswerT]) -> AnswerT:
         """See `Books`."""
-        return await _run(self._scanner, query)
+        return await self._scanner.run(query)
 
 
 class InlineBooks:
@@ -118,18 +113,14 @@ async def open_books(path: Path) -> AsyncIterator[ThreadedBooks]:
         sqlite3.Error: cannot be opened.
     """
     connections: list[_Connection] = []
-    async with trio_asyncio.open_loop():
+    with trio_loop():
         try:
             for opener in (sqlite.open_writer, sqlite.open_reader, sqlite.open_reader):
                 connection = _Connection(partial(opener, path))
-                await trio_asyncio.aio_as_trio(_opened)(connection)
+                await connection
                 connections.append(connection)
             yield ThreadedBooks(*connections)
         finally:
             with trio.CancelScope(shield=True):
                 for connection in reversed(connections):
-                    await trio_asyncio.aio_as_trio(connection.close)()
-
-
-async def _opened(connection: _Connection) -> None:
-    await connection
+                    await connection.close()

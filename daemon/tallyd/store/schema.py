@@ -118,6 +118,7 @@ CREATE UNIQUE INDEX events_by_key ON events (key, key_space);
 CREATE INDEX events_by_customer ON events (customer, occurred_at);
 CREATE INDEX events_by_name ON events (name, occurred_at);
 CREATE INDEX events_by_time ON events (occurred_at);
+CREATE INDEX events_of_retempo ON events (occurred_at) WHERE source = 'retempo';
 CREATE INDEX events_unpriced ON events (id) WHERE no_price IS NOT NULL;
 
 CREATE TABLE charges (

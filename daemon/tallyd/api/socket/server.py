@@ -1,7 +1,6 @@
 """Serving the socket: lines in, lines out, everything bounded (P11)."""
 
 import grp
-import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -28,11 +27,12 @@ from tallyd.api.socket.protocol import (
     read_line,
     result_line,
 )
+from tallyd.api.socket.stream import LineStream
 from tallyd.config import Socket
 from tallyd.model.problems import Code, Problem, ProblemError
 
-RECEIVE_BYTES: Final = 65_536
-SEND_TIMEOUT_S: Final = 30
+WAITING_BYTES_MAX: Final = 1_048_576
+ACCEPT_AGAIN_S: Final = 0.1
 BACKLOG: Final = 1_024
 
 _log = structlog.get_logger(__name__)
@@ -48,41 +48,51 @@ class SocketServer:
 
     async def serve(self, listener: socket.socket, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until cancelled."""
-        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
-        await trio.serve_listeners(self._connection, listeners, task_status=task_status)
+        listener.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                try:
+                    accepted, _ = listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:  # out of file descriptors, mostly: those who are connected go on
+                    _log.warning("cannot accept", error=str(error))
+                    await trio.sleep(ACCEPT_AGAIN_S)
+                    continue
+                nursery.start_soon(self._connection, accepted)
 
-    async def _connection(self, stream: trio.SocketStream) -> None:
+    async def _connection(self, accepted: socket.socket) -> None:
+        stream = LineStream(
+            accepted, waiting_bytes_max=WAITING_BYTES_MAX, send_timeout_s=self._settings.send_timeout_s
+        )
         self.connections += 1
         try:
             if self.connections > self._settings.connections_max:
                 text = f"more than {self._settings.connections_max} connections; retry shortly"
-                with trio.move_on_after(1):
-                    await stream.send_all(error_line(None, -32000, text, Code.RATE_LIMITED))
+                await stream.send(error_line(None, -32000, text, Code.RATE_LIMITED))
                 return
-            uid, gid = peer_of(stream.socket)  # type: ignore[arg-type]
-            scopes = scopes_of(uid, gid, self._settings)
+            scopes = scopes_of(*peer_of(accepted), self._settings)
             await Connection(stream, self._methods, self._settings, scopes).serve()
-        except trio.BrokenResourceError:
-            _log.debug("peer went away")
-        except Exception:  # noqa: BLE001 - one connection's defect ends that connection only (P8)
+        except* OSError as errors:
+            _log.debug("peer went away", error=str(errors.exceptions[0]))
+        except* Exception:  # noqa: BLE001 - one connection's defect ends that connection only (P8)
             _log.exception("connection crashed")
         finally:
             self.connections -= 1
-            await trio.aclose_forcefully(stream)
+            stream.close()
 
 
 class Connection:
     """One peer. Checks are answered in the order of the lines, at once; what has to wait is answered when done."""
 
-    def __init__(
-        self, stream: trio.SocketStream, methods: Methods, settings: Socket, scopes: frozenset[str]
-    ) -> None:
+    def __init__(self, stream: LineStream, methods: Methods, settings: Socket, scopes: frozenset[str]) -> None:
         self._stream = stream
         self._methods = methods
         self._settings = settings
         self._scopes = scopes
         self._may_read = "read" in scopes or "admin" in scopes
-        self._sending = trio.Lock()
         self._in_flight = trio.CapacityLimiter(settings.in_flight_max)
 
     async def serve(self) -> None:
@@ -94,32 +104,45 @@ class Connection:
     async def _read(self, nursery: trio.Nursery) -> None:
         buffer = bytearray()
         while True:
-            with trio.move_on_after(self._settings.line_timeout_s if buffer else math.inf) as patience:
-                received = await self._stream.receive_some(RECEIVE_BYTES)
-            if patience.cancelled_caught:
+            received = await self._receive(unfinished=bool(buffer))
+            if received is None:
                 text = f"a line was not finished within {self._settings.line_timeout_s:g} s"
-                await self._send(error_line(None, INVALID_REQUEST, text, Code.MALFORMED))
-                nursery.cancel_scope.cancel()
+                await self._refuse(text, Code.MALFORMED, nursery)
                 return
             if not received:
                 return
+            if not buffer and received.endswith(b"\n"):  # whole lines, as nearly always
+                await self._lines(received.split(b"\n"), nursery)
+                continue
             buffer += received
-            end = buffer.rfind(b"\n")
+            end = buffer.rfind(b"\n", len(buffer) - len(received))
             if end >= 0:
                 lines = bytes(buffer[:end])
                 del buffer[: end + 1]
                 await self._lines(lines.split(b"\n"), nursery)
             if len(buffer) > self._settings.line_bytes_max:
                 text = f"a line is longer than {self._settings.line_bytes_max} bytes"
-                await self._send(error_line(None, INVALID_REQUEST, text, Code.TOO_LARGE))
-                nursery.cancel_scope.cancel()
+                await self._refuse(text, Code.TOO_LARGE, nursery)
                 return
+
+    async def _receive(self, *, unfinished: bool) -> bytes | None:
+        """Return what came; None when an unfinished line was not finished in time."""
+        if not unfinished:
+            return await self._stream.receive()
+        with trio.move_on_after(self._settings.line_timeout_s):
+            return await self._stream.receive()
+        return None
+
+    async def _refuse(self, text: str, code: Code, nursery: trio.Nursery) -> None:
+        """Say what is wrong with the stream, and end it."""
+        await self._stream.send(error_line(None, INVALID_REQUEST, text, code))
+        nursery.cancel_scope.cancel()
 
     async def _lines(self, lines: list[bytes], nursery: trio.Nursery) -> None:
         """Answer what can be answered at once with one send; start the rest."""
         answers: list[bytes] = []
         for line in lines:
-            if not line.strip():
+            if not line or line.isspace():
                 continue
             try:
                 read = read_line(line)
@@ -135,7 +158,7 @@ class Connection:
             else:
                 await self._start(nursery, partial(self._one, read))
         if answers:
-            await self._send(b"".join(answers))
+            await self._stream.send(b"".join(answers))
 
     async def _start(self, nursery: trio.Nursery, work: Callable[[], Awaitable[bytes]]) -> None:
         """Start what has to wait; with too much in flight, stop reading until something is done."""
@@ -147,7 +170,7 @@ class Connection:
         try:
             answer = await work()
             if answer:
-                await self._send(answer)
+                await self._stream.send(answer)
         finally:
             self._in_flight.release_on_behalf_of(token)
 
@@ -194,15 +217,6 @@ class Connection:
             _log.exception("request crashed", method=call.method)
             problem = Problem(code=Code.INTERNAL, message="internal error; see the daemon's log")
             return problem_line(request_id, problem)
-
-    async def _send(self, content: bytes) -> None:
-        """Send, or drop a peer that does not read."""
-        with trio.move_on_after(SEND_TIMEOUT_S) as patience:
-            async with self._sending:
-                await self._stream.send_all(content)
-        if patience.cancelled_caught:
-            _log.warning("peer does not read; dropped")
-            raise trio.BrokenResourceError
 
 
 def listen_unix(path: str, settings: Socket) -> socket.socket:

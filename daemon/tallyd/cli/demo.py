@@ -1,0 +1,159 @@
+"""`tallyd demo`: the real daemon, a made-up day, and what came of it."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, Final
+
+import click
+import msgspec
+import trio
+from rich.console import Console
+
+from tallyd.cli.child import Child, child_daemon
+from tallyd.cli.client import Daemon
+from tallyd.cli.demo_books import Books, read_metrics
+from tallyd.cli.demo_day import CUSTOMERS, make_day
+from tallyd.cli.demo_drive import Driver, HttpClient
+from tallyd.cli.demo_show import Verdict, show, show_keep, show_try, watch
+from tallyd.cli.demo_tally import Comparison, Tally, compare
+from tallyd.clock import SystemClock
+
+SEED_MAX: Final = 10_000
+VERIFY_MAX_S: Final = 120
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Everything the demo found out."""
+
+    books: Books
+    tally: Tally
+    comparisons: list[Comparison]
+    verdict: Verdict
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the counts agree and the books balance."""
+        return self.verdict.exit_code == 0 and all(each.same for each in self.comparisons)
+
+
+@click.command("demo")
+@click.option("--keep", is_flag=True, help="Keep the daemon running until Ctrl-C, and print what to try.")
+@click.option("--seed", type=int, help="Live the same day again.  [default: a new one]")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+def command(keep: bool, seed: int | None, as_json: bool) -> None:
+    """Run the real daemon through a made-up day of an LLM product, and show what it cost and earned.
+
+    Everything happens in a throw-away directory, on sockets of its own. Exit code 1: the numbers do not agree.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    seed = secrets.randbelow(SEED_MAX) if seed is None else seed
+    watching = Console(stderr=True)
+    console = Console(quiet=as_json)
+    with _daemon() as (child, directory):
+        key = _make_key(child)
+        _introduce(watching, child, directory, seed)
+        outcome = _live(watching, child, key, directory, seed)
+        if as_json:
+            click.echo(_encode(_summary(outcome, seed)).decode())
+        show(console, outcome.books, outcome.tally, outcome.comparisons, outcome.verdict, outcome.seconds)
+        if keep:
+            show_try(console if not as_json else watching, child, key, directory)
+            _wait(child)
+        else:
+            show_keep(console)
+    sys.exit(0 if outcome.good else 1)
+
+
+@contextmanager
+def _daemon() -> Iterator[tuple[Child, str]]:
+    """Run a daemon on a throw-away data directory with the example catalog, and none of the user's settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYD_")}
+    example = resources.as_file(resources.files("tallyd.cli").joinpath("catalog.toml"))
+    with tempfile.TemporaryDirectory(prefix="tallyd-demo-") as directory, example as catalog:
+        options = ["--data-dir", directory, "--catalog", str(catalog)]
+        with child_daemon(options, http="127.0.0.1:0", environment=environment) as child:
+            yield child, directory
+
+
+def _make_key(child: Child) -> str:
+    daemon = Daemon(child.socket)
+    key: str = daemon.call("keys.create", {"name": "demo"})["key"]
+    daemon.close()
+    return key
+
+
+def _introduce(console: Console, child: Child, directory: str, seed: int) -> None:
+    console.print(
+        f"A daemon of its own: {child.http}, {child.socket}, books in {directory}", highlight=False, soft_wrap=True
+    )
+    for customer in CUSTOMERS:
+        console.print(
+            f"  {customer.reference:<9} {customer.plan or 'no plan':<8} {customer.story}", highlight=False
+        )
+    console.print(f"Their day, seed {seed}:", highlight=False, soft_wrap=True)
+
+
+def _live(console: Console, child: Child, key: str, directory: str, seed: int) -> Outcome:
+    day, tally = make_day(seed, SystemClock().now()), Tally()
+    address = child.http or ""
+    started = time.monotonic()
+
+    def work(on_call: Any) -> None:
+        driver = Driver(address, key, child.socket, tally, on_call)
+        driver.subscribe_all(day)
+        trio.run(driver.live, day)
+
+    watch(console, day, work)
+    seconds = time.monotonic() - started
+    client = HttpClient(address, key)
+    books = Books(client, day)
+    client.close()
+    comparisons = compare(tally, books.lines, read_metrics(address), books.unpriced_total)
+    return Outcome(books, tally, comparisons, _verify(directory), seconds)
+
+
+def _verify(directory: str) -> Verdict:
+    command = [sys.executable, "-m", "tallyd", "verify", "--data-dir", directory, "--json"]
+    done = subprocess.run(command, capture_output=True, timeout=VERIFY_MAX_S, check=False)  # noqa: S603 - our own
+    try:
+        report = msgspec.json.decode(done.stdout)
+    except msgspec.DecodeError:
+        report = done.stderr.decode(errors="replace").strip()
+    return Verdict(done.returncode, report)
+
+
+def _wait(child: Child) -> None:
+    try:
+        child.wait()
+    except KeyboardInterrupt:
+        click.echo("stopping", err=True)
+
+
+def _summary(outcome: Outcome, seed: int) -> dict[str, Any]:
+    tally = outcome.tally
+    refusals = [{**msgspec.structs.asdict(refusal), "times": times} for refusal, times in tally.refusals.items()]
+    return {
+        "seed": seed,
+        "seconds": round(outcome.seconds, 3),
+        "requests": tally.calls,
+        "eventsSent": tally.sent,
+        "eventsRecorded": len(tally.recorded),
+        "duplicates": tally.duplicates,
+        "usage": outcome.books.lines,
+        "refusals": refusals,
+        "unpriced": outcome.books.unpriced,
+        "comparisons": outcome.comparisons,
+        "verify": outcome.verdict,
+        "good": outcome.good,
+    }
