@@ -29,13 +29,13 @@ def test_a_good_catalog_is_taken() -> None:
     [
         ("features = 3", "features"),
         ("[[feature]]\nkey = 'api'", "top level"),
-        ("[[features]]\nname = 'x'", "features[...]"),
-        ("[[features]]\nkey = 'x'\nkye = 'y'", "features[...]"),
-        (f"{PLAN}interval_months = 'one'", "plans[...].interval_months"),
-        (f"{PLAN}price_amount = 'lots'", "plans[...].price_amount"),
-        (f"{PLAN}billing_timing = 'LATER'", "plans[...].billing_timing"),
+        ("[[features]]\nname = 'x'", "features[0]"),
+        ("[[features]]\nkey = 'x'\nkye = 'y'", "features[0]"),
+        (f"{PLAN}interval_months = 'one'", "plans[0].interval_months"),
+        (f"{PLAN}price_amount = 'lots'", "plans[0].price_amount"),
+        (f"{PLAN}billing_timing = 'LATER'", "plans[0].billing_timing"),
         ("[[plans", "TOML"),
-        ('[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "median" }', "meters[...].aggregation.type"),
+        ('[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "median" }', "meters[0].aggregation.type"),
     ],
 )
 def test_a_wrong_type_or_a_misspelt_key_is_refused_by_place(text: str, place: str) -> None:

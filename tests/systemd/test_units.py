@@ -43,6 +43,7 @@ def listening() -> Unit:
         ("Type", "notify"),
         ("WatchdogSec", "30"),
         ("Restart", "on-failure"),
+        ("RestartPreventExitStatus", "78"),
         ("ExecReload", "/bin/kill -HUP $MAINPID"),
         ("TimeoutStopSec", "10"),
         ("StateDirectory", "tallyd"),

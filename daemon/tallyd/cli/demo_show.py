@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from rich import box
@@ -18,6 +18,9 @@ from tallyd.cli.demo_tally import Comparison, Tally
 from tallyd.model.moments import from_micros
 
 _LANE_WORDS: Final = {"http": "HTTP", "socket": "Unix socket", "guarded": "ask, then use", "late": "afterwards"}
+
+_WORDY: Final = ("step", "reason")
+"""Columns that may take several lines."""
 
 
 class Verdict(msgspec.Struct, frozen=True, rename="camel"):
@@ -63,11 +66,11 @@ def show(
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
         name = heading.strip(">")
-        number = heading.startswith(">")
-        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        justify: Literal["left", "right"] = "right" if heading.startswith(">") else "left"
+        table.add_column(name, justify=justify, no_wrap=name not in _WORDY, overflow="fold")
     return table
 
 
@@ -101,6 +104,8 @@ def _usage_table(books: Books) -> Table:
 def _explanations_table(books: Books) -> Table:
     table = _table("How a charge comes about", "customer", "feature", "step", ">amount")
     for explained in books.explanations:
+        if not explained.charge:
+            continue
         for place, step in enumerate(explained.steps):
             amount = "no price" if "amount" not in step else _money(Decimal(step["amount"]))
             names = ("", "") if place else (explained.customer, explained.feature)

@@ -3,7 +3,7 @@
 import faulthandler
 import sqlite3
 import sys
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 import trio
@@ -18,6 +18,9 @@ from tallyd.store.lock import DataDirBusyError
 from tallyd.store.schema import SchemaError
 from tallyd.store.writer import CommitFailed
 
+MISCONFIGURED: Final = 78
+"""Exit code (EX_CONFIG) of what starting again cannot mend; the systemd unit does not try."""
+
 _EXPECTED = (CatalogError, CommitFailed, ConfigError, DataDirBusyError, OSError, SchemaError, sqlite3.Error)
 
 
@@ -30,23 +33,28 @@ def command(config: Config) -> None:
     try:
         service = Service(config)
     except PluginError as error:
-        fail(error)
+        fail(error, MISCONFIGURED)
     prepare_process()
     try:
         trio.run(run_with_signals, service)
     except _EXPECTED as error:
-        fail(error)
+        fail(error, _status(error))
     except BaseExceptionGroup as group:
         expected, rest = group.split(_EXPECTED)
         if rest is not None or expected is None:
             raise
-        fail(_first(expected))
+        cause = _first(expected)
+        fail(cause, _status(cause))
 
 
-def fail(error: BaseException) -> NoReturn:
+def fail(error: BaseException, status: int) -> NoReturn:
     """Say what is wrong, and end."""
     click.echo(f"tallyd: {error}", err=True)
-    sys.exit(1)
+    sys.exit(status)
+
+
+def _status(error: BaseException) -> int:
+    return MISCONFIGURED if isinstance(error, CatalogError | SchemaError) else 1
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -21,19 +21,17 @@ from tallyd.engine.account import (
     RollupDelta,
     RollupKey,
 )
+from tallyd.engine.audit_rollups import RollupSums
 from tallyd.engine.costs import CostRule, CostSource
 from tallyd.engine.metering import difference
 from tallyd.engine.rating import PricedFeature, PricedPlan
-from tallyd.engine.rerating import event_of
-from tallyd.engine.rollups import COST_CURRENCY
+from tallyd.engine.rerating import RatedCharge, RatedState, as_first, decode_state, event_of
 from tallyd.model.event import UsageEvent
-from tallyd.model.moments import hour_of
 from tallyd.model.money import ZERO, plain
 from tallyd.model.subscription import Subscription
 from tallyd.pricing.prices import TokenPrices
 
 _decode_quantity: Final = msgspec.json.Decoder(dict[str, Decimal]).decode
-_OUTPUT_KINDS: Final = ("output", "reasoning")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -48,31 +46,6 @@ class Finding(msgspec.Struct, frozen=True):
     kind: str
     where: str
     message: str
-
-
-class _RatedCharge(msgspec.Struct, array_like=True):
-    """A charge inside a re-rating's before and after."""
-
-    feature: str
-    plan_version: int
-    quantity: str
-    amount: str | None
-    no_price: str | None
-
-
-class RatedState(msgspec.Struct):
-    """What a re-rating may change: an event's priced columns and its charges, before or after."""
-
-    cost: str | None
-    cost_source: str | None
-    cost_version: int | None
-    revenue: str | None
-    revenue_source: str | None
-    no_price: str | None
-    charges: list[_RatedCharge]
-
-
-_decode_state: Final = msgspec.json.Decoder(RatedState).decode
 
 
 class _Ledger:
@@ -108,12 +81,12 @@ class Auditor:
         self._first_state: dict[int, RatedState] = {}
         for rows in rerates.values():
             for row in rows:
-                self._first_state.setdefault(row.event, _decode_state(row.before))
+                self._first_state.setdefault(row.event, decode_state(row.before))
         self._rerated: dict[int, tuple[EventRow, list[ChargeRow]]] = {}
         self._ledgers: dict[int, _Ledger] = {}
         self._counters: dict[tuple[int, CounterKey], Counter] = {}
         self._seen: dict[tuple[int, CounterKey], set[str]] = {}
-        self._rollups: dict[RollupKey, RollupDelta] = {}
+        self._rollups = RollupSums()
         self.findings: list[Finding] = []
         self.events = 0
         self.charges = 0
@@ -137,7 +110,7 @@ class Auditor:
         while ledger.rerates and ledger.rerates[0].position < row.position:
             self._rerate(ledger, ledger.rerates.pop(0))
         state = self._first_state.get(row.id)
-        first_row, first_charges = (row, charges) if state is None else _as_first(row, charges, state)
+        first_row, first_charges = (row, charges) if state is None else as_first(row, charges, state)
         if state is not None:
             self._rerated[row.id] = (row, charges)
         self._extend(ledger, row.customer, row.position, row.id, _chained(first_row), row.chain)
@@ -149,7 +122,7 @@ class Auditor:
         self._check_event(first_row, event, first_charges)
         for charge in first_charges:
             self._charge(first_row, event, charge)
-        self._roll_up(first_row, event, first_charges)
+        self._rollups.add(first_row, event, first_charges)
 
     def _extend(
         self,
@@ -268,36 +241,6 @@ class Auditor:
         else:
             self._same("charge", where, "amount", charge.amount, None)
 
-    # Roll-ups
-
-    def _roll_up(self, row: EventRow, event: UsageEvent, charges: list[ChargeRow]) -> None:
-        own_feature = row.feature or (charges[0].feature if charges else "")
-        delta = self._rollup(_own_key(row, own_feature))
-        delta.events += 1
-        delta.units += Decimal(row.units)
-        delta.cost += Decimal(row.cost or 0)
-        delta.unpriced += row.no_price is not None
-        if not row.capped:
-            for kind, count in (event.tokens or {}).items():
-                if kind in _OUTPUT_KINDS:
-                    delta.output_tokens += count
-                else:
-                    delta.input_tokens += count
-        if event.revenue_amount is not None and not row.capped:
-            self._earn(row, own_feature, row.currency, event.revenue_amount)
-            return
-        for charge in charges:
-            self._earn(row, charge.feature, charge.currency, Decimal(charge.amount or 0))
-            if charge.feature != own_feature and Decimal(charge.units):
-                self._rollup(_own_key(row, charge.feature, charge.currency)).units += Decimal(charge.units)
-
-    def _earn(self, row: EventRow, feature: str, currency: str, amount: Decimal) -> None:
-        if amount:
-            self._rollup(_own_key(row, feature, currency)).revenue += amount
-
-    def _rollup(self, key: RollupKey) -> RollupDelta:
-        return self._rollups.setdefault(key, RollupDelta())
-
     # Re-ratings
 
     def _rerate(self, ledger: _Ledger, rerate: RerateRow) -> None:
@@ -315,8 +258,8 @@ class Auditor:
             self._find("ledger", f"event {rerate.event}", "is re-rated, but is not in the books before that")
             return
         row, charges = held
-        before, after = _decode_state(rerate.before), _decode_state(rerate.after)
-        own = self._rollup(_own_key(row, row.feature or (charges[0].feature if charges else "")))
+        before, after = decode_state(rerate.before), decode_state(rerate.after)
+        own = self._rollups.own(row, charges)
         own.cost += Decimal(after.cost or 0) - Decimal(before.cost or 0)
         own.unpriced -= (before.no_price is not None) - (after.no_price is not None)
         after_row = msgspec.structs.replace(
@@ -336,8 +279,8 @@ class Auditor:
         event: UsageEvent,
         after: RatedState,
         charge: ChargeRow,
-        old: _RatedCharge,
-        new: _RatedCharge,
+        old: RatedCharge,
+        new: RatedCharge,
     ) -> None:
         where = f"event {row.id} feature {charge.feature}"
         counting = self._feature(charge, charge.plan_version if old == new else old.plan_version)
@@ -352,7 +295,7 @@ class Auditor:
             amount, _ = rating.marginal(feature, _decode_quantity(charge.before), quantity)
             self._same("charge", where, "re-rated amount", new.amount, None if amount is None else plain(amount))
         earned = Decimal(new.amount or 0) - Decimal(old.amount or 0)
-        self._earn(row, charge.feature, charge.currency, earned)
+        self._rollups.earn(row, charge.feature, charge.currency, earned)
         added = {key: value for key, value in quantity.items() if key not in _decode_quantity(old.quantity)}
         for start in (LIFETIME, charge.period_start):
             key = (row.customer, CounterKey(charge.subscription, charge.feature, start))
@@ -389,7 +332,7 @@ class Auditor:
 
     def rollup(self, key: RollupKey, stands: RollupDelta) -> None:
         """Check a roll-up row."""
-        should = self._rollups.pop(key, RollupDelta())
+        should = self._rollups.take(key)
         for field in RollupDelta.__struct_fields__:
             self._same("rollup", tuple(key), field, getattr(stands, field), getattr(should, field))
 
@@ -400,9 +343,8 @@ class Auditor:
         for (customer, key), counter in self._counters.items():
             if counter.events:
                 self._find("counter", f"customer {customer} {key.feature}", "is missing")
-        for rollup, delta in self._rollups.items():
-            if delta != RollupDelta():
-                self._find("rollup", tuple(rollup), "is missing")
+        for rollup in self._rollups.left():
+            self._find("rollup", tuple(rollup), "is missing")
 
 
 def _basis(content: str) -> CostRule | TokenPrices:
@@ -417,33 +359,6 @@ def _chained(row: EventRow) -> tuple[object, ...]:
     return msgspec.structs.astuple(row)[:-1]
 
 
-def _as_first(row: EventRow, charges: list[ChargeRow], state: RatedState) -> tuple[EventRow, list[ChargeRow]]:
-    """Return an event and its charges as they were before they were ever re-rated."""
-    first = {charge.feature: charge for charge in state.charges}
-    row = msgspec.structs.replace(
-        row,
-        cost=state.cost,
-        cost_source=state.cost_source,
-        cost_version=state.cost_version,
-        revenue=state.revenue,
-        revenue_source=state.revenue_source,
-        no_price=state.no_price,
-    )
-    return row, [_charge_as_first(charge, first.get(charge.feature)) for charge in charges]
-
-
-def _charge_as_first(charge: ChargeRow, first: _RatedCharge | None) -> ChargeRow:
-    if first is None:
-        return charge
-    return msgspec.structs.replace(
-        charge,
-        plan_version=first.plan_version,
-        quantity=first.quantity,
-        amount=first.amount,
-        no_price=first.no_price,
-    )
-
-
 def _units(row: EventRow, event: UsageEvent, charges: list[ChargeRow]) -> Decimal:
     if row.capped:
         return ZERO
@@ -453,11 +368,6 @@ def _units(row: EventRow, event: UsageEvent, charges: list[ChargeRow]) -> Decima
     if event.units is not None:
         return event.units
     return Decimal(charges[0].units) if charges else ZERO
-
-
-def _own_key(row: EventRow, feature: str, currency: str = COST_CURRENCY) -> RollupKey:
-    hour = hour_of(row.occurred_at)
-    return RollupKey(hour, row.customer, feature, row.model or "", row.provider or "", row.name, currency)
 
 
 def _sum(left: dict[str, Decimal], right: Mapping[str, Decimal]) -> dict[str, Decimal]:

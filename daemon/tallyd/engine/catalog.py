@@ -230,7 +230,7 @@ def _price_issues(definitions: Definitions) -> Iterator[CatalogIssue]:
     for index, price in enumerate(definitions.model_prices):
         for field in msgspec.structs.fields(price):
             value = getattr(price, field.name)
-            if isinstance(value, Decimal) and (value < 0 or number_problem(value)):
+            if isinstance(value, Decimal) and (number_problem(value) or value < 0):
                 yield CatalogIssue(f"model_prices[{index}].{field.name}", "must be a price of zero or more")
         if price.valid_from is not None:
             try:
@@ -254,7 +254,7 @@ def _plan_issues(
         yield CatalogIssue(f"{where}.interval_months", f"must be 1 to {INTERVAL_MONTHS_MAX}")
     if not (plan.currency.isascii() and plan.currency.isupper() and len(plan.currency) in _CURRENCY_LETTERS):
         yield CatalogIssue(f"{where}.currency", "must be a currency code such as USD")
-    if plan.price_amount < 0 or number_problem(plan.price_amount):
+    if number_problem(plan.price_amount) or plan.price_amount < 0:
         yield CatalogIssue(f"{where}.price_amount", "must be an amount of zero or more")
     seen: set[str] = set()
     for index, each in enumerate(plan.features):

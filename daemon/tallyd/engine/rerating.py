@@ -5,7 +5,7 @@ What was counted stays as it was; only missing amounts are filled in, and a ledg
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -36,6 +36,58 @@ LatestPlan = Callable[[str], PricedPlan | None]
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_quantity = msgspec.json.Decoder(dict[str, Decimal]).decode
 _PRICED_COLUMNS = ("cost", "cost_source", "cost_version", "revenue", "revenue_source", "no_price")
+
+
+class RatedCharge(msgspec.Struct, array_like=True):
+    """A charge inside a re-rating's before and after."""
+
+    feature: str
+    plan_version: int
+    quantity: str
+    amount: str | None
+    no_price: str | None
+
+
+class RatedState(msgspec.Struct):
+    """What a re-rating may change: an event's priced columns and its charges, before or after."""
+
+    cost: str | None
+    cost_source: str | None
+    cost_version: int | None
+    revenue: str | None
+    revenue_source: str | None
+    no_price: str | None
+    charges: list[RatedCharge]
+
+
+decode_state: Final = msgspec.json.Decoder(RatedState).decode
+
+
+def as_first(row: EventRow, charges: list[ChargeRow], state: RatedState) -> tuple[EventRow, list[ChargeRow]]:
+    """Return an event and its charges as they were before they were ever re-rated."""
+    first = {charge.feature: charge for charge in state.charges}
+    row = msgspec.structs.replace(
+        row,
+        cost=state.cost,
+        cost_source=state.cost_source,
+        cost_version=state.cost_version,
+        revenue=state.revenue,
+        revenue_source=state.revenue_source,
+        no_price=state.no_price,
+    )
+    return row, [_charge_as_first(charge, first.get(charge.feature)) for charge in charges]
+
+
+def _charge_as_first(charge: ChargeRow, first: RatedCharge | None) -> ChargeRow:
+    if first is None:
+        return charge
+    return msgspec.structs.replace(
+        charge,
+        plan_version=first.plan_version,
+        quantity=first.quantity,
+        amount=first.amount,
+        no_price=first.no_price,
+    )
 
 
 def event_of(row: EventRow) -> UsageEvent:

@@ -163,7 +163,10 @@ class Connection:
     async def _start(self, nursery: trio.Nursery, work: Callable[[], Awaitable[bytes]]) -> None:
         """Start what has to wait; with too much in flight, stop reading until something is done."""
         token = object()
-        await self._in_flight.acquire_on_behalf_of(token)
+        try:
+            self._in_flight.acquire_on_behalf_of_nowait(token)
+        except trio.WouldBlock:
+            await self._in_flight.acquire_on_behalf_of(token)
         nursery.start_soon(self._finish, work, token)
 
     async def _finish(self, work: Callable[[], Awaitable[bytes]], token: object) -> None:
