@@ -48,6 +48,7 @@ class Catalogue:
     def __init__(self, stored: StoredCatalog, *, registry: Registry, clock: Clock, currency: str) -> None:
         self._registry = registry
         self._clock = clock
+        self._replacing = trio.Lock()
         self.features: dict[str, StoredFeature] = {feature.key: feature for feature in stored.features}
         self.features_by_id = {feature.id: feature for feature in stored.features}
         self.meters: dict[str, StoredMeter] = {meter.id: meter for meter in stored.meters}
@@ -99,6 +100,10 @@ class Catalogue:
         Raises:
             CatalogError: all that is wrong with it; the running one stays.
         """
+        async with self._replacing:  # two at once would both make the same next version
+            return await self._replace(definitions, source, writer)
+
+    async def _replace(self, definitions: Definitions, source: str, writer: Writer) -> list[str]:
         check_catalog(definitions, self._registry.models, source)
         now = self._clock.now()
         features = [self._feature_row(feature, now) for feature in definitions.features]

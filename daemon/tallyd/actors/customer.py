@@ -5,6 +5,8 @@ changes to the writer. While a commit is in flight it goes on with the next mess
 commit.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +23,7 @@ from tallyd.model.customer import Customer, CustomerRef, RefKind
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import Code, Problem, ProblemError
 from tallyd.model.subscription import Subscription
-from tallyd.store import accounts, tables
+from tallyd.store import accounts, event_rows, tables
 from tallyd.store.batch import Work
 from tallyd.store.tables import Row, Table
 
@@ -45,13 +47,16 @@ class CustomerActor:
     """One customer's owner. `account` may be read, never changed, from the same thread once `loaded` is set."""
 
     __slots__ = (
+        "_busy",
         "_in_flight",
         "_mailbox",
         "_runtime",
+        "_settled",
         "account",
         "backoff_s",
         "failed",
         "loaded",
+        "names",
         "off_thread",
         "ref",
         "scope",
@@ -60,9 +65,12 @@ class CustomerActor:
 
     def __init__(self, ref: CustomerRef, runtime: Runtime) -> None:
         self.ref = ref
+        self.names = [ref]
         self._runtime = runtime
         self._mailbox: Mailbox[Message] = Mailbox()
+        self._busy = False
         self._in_flight = 0
+        self._settled: trio.Event | None = None
         self.account: Account | None = None
         self.loaded = trio.Event()
         self.scope = trio.CancelScope()
@@ -80,11 +88,6 @@ class CustomerActor:
         self._mailbox.put(message)
         self.used_at = self._runtime.time()
 
-    @property
-    def id_ref(self) -> CustomerRef:
-        """The same customer, named by its UUID."""
-        return CustomerRef(RefKind.ID, self.ref.customer_id())
-
     def fail_waiting(self) -> None:
         """Answer all that waits: the customer's books could not be loaded."""
         self.failed = True
@@ -95,8 +98,9 @@ class CustomerActor:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is asked of it and nothing of it waits to be written."""
-        return not self._mailbox and not self._in_flight and self.account is not None
+        """Whether nothing is asked of it, nothing is being decided and nothing of it waits to be written."""
+        waiting = self._mailbox or self._busy or self._in_flight
+        return not waiting and self.account is not None
 
     async def run(self) -> None:
         """Serve until the scope is cancelled."""
@@ -145,6 +149,7 @@ class CustomerActor:
 
     async def _supervised(self, message: Message, account: Account) -> None:
         """Handle a message; a crash costs this customer a reload and nobody else anything (P8)."""
+        self._busy = True
         try:
             await self._handle(message, account)
             self.backoff_s = BACKOFF_FIRST_S
@@ -152,6 +157,8 @@ class CustomerActor:
             message.settle(error.problem)
         except Exception as error:  # noqa: BLE001 - the supervisor: whatever a defect raises ends here (P8)
             await self._recover(message, error)
+        finally:
+            self._busy = False
 
     async def _recover(self, message: Message, error: Exception) -> None:
         _log.exception("customer actor crashed", customer=self.ref.value)
@@ -165,7 +172,13 @@ class CustomerActor:
         self.account = None
         await trio.sleep(self.backoff_s)
         self.backoff_s = min(self.backoff_s * 2, BACKOFF_MAX_S)
-        await self._runtime.writer.drain()
+        await self._own_commits()
+
+    async def _own_commits(self) -> None:
+        """Wait until all that this customer has submitted is durable: then the books say what happened."""
+        if self._in_flight:
+            self._settled = trio.Event()
+            await self._settled.wait()
 
     async def _handle(self, message: Message, account: Account) -> None:
         if isinstance(message, Record):
@@ -181,15 +194,11 @@ class CustomerActor:
 
     async def _record(self, message: Record, account: Account) -> None:
         runtime = self._runtime
-        for event in message.events:
-            key = runtime.catalogue.price_needed(event)
-            if key is not None:
-                await runtime.catalogue.learn_price(key)
+        await self._learn_prices(message.events)
         if not account.known and not runtime.auto_create_customers:
             raise ProblemError(_unknown_customer(self.ref))
         outcomes: list[Outcome] = []
         changes: list[Changes] = []
-        rows: list[tuple[Table, Row]] = []
         for index, event in enumerate(message.events):
             if message.crashes.get(index, 0) >= CRASHES_MAX:
                 outcomes.append(_POISON)
@@ -204,12 +213,25 @@ class CustomerActor:
             apply(account, decided.changes)
             changes.append(decided.changes)
             outcomes.append(Accepted(decided.row, decided.charges))
-            if event.feature_key is not None:
-                feature = runtime.catalogue.new_feature(event.feature_key)
+        message.outcomes = outcomes
+        self._submit(message, account, changes, self._new_features(changes))
+
+    async def _learn_prices(self, events: Sequence[UsageEvent]) -> None:
+        """Learn the prices that the events need; again when a reload has thrown them away meanwhile."""
+        catalogue = self._runtime.catalogue
+        while needed := {key for event in events if (key := catalogue.price_needed(event)) is not None}:
+            for key in needed:
+                await catalogue.learn_price(key)
+
+    def _new_features(self, changes: list[Changes]) -> list[tuple[Table, Row]]:
+        """Return the rows of features named for the first time, once nothing can crash before they are written."""
+        rows: list[tuple[Table, Row]] = []
+        for each in changes:
+            if each.event is not None and each.event.feature is not None:
+                feature = self._runtime.catalogue.new_feature(each.event.feature)
                 if feature is not None:
                     rows.append((tables.FEATURES, msgspec.structs.astuple(feature)))
-        message.outcomes = outcomes
-        self._submit(message, account, changes, rows)
+        return rows
 
     async def _decide(self, event: UsageEvent, account: Account, *, consuming: bool) -> Recorded | Denied:
         runtime = self._runtime
@@ -241,6 +263,8 @@ class CustomerActor:
 
         def settle(problem: Problem | None) -> None:
             self._in_flight -= 1
+            if not self._in_flight and self._settled is not None:
+                self._settled.set()
             message.settle(problem)
 
         self._runtime.writer.submit(Work(account.customer.number, changes, rows or []), settle)
@@ -300,15 +324,14 @@ class CustomerActor:
 
     async def _rerate(self, message: Rerate, account: Account) -> None:
         runtime = self._runtime
-        event = rerating.event_of(message.row)
-        key = runtime.catalogue.price_needed(event)
-        if key is not None:
-            await runtime.catalogue.learn_price(key)
+        await self._own_commits()
+        row, charges = await runtime.books.read(partial(event_rows.event_with_charges, number=message.event))
+        await self._learn_prices([rerating.event_of(row)])
         changes = await runtime.worker.call(
             lambda: rerating.decide(
                 account,
-                message.row,
-                message.charges,
+                row,
+                charges,
                 now=runtime.clock.now(),
                 terms=runtime.catalogue.terms,
                 latest=runtime.catalogue.latest,

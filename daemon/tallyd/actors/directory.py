@@ -61,6 +61,8 @@ class Directory:
                 actor = CustomerActor(ref, self._runtime)
                 self._by_id[customer_id] = actor
                 self._nursery.start_soon(self._live, actor, name=f"customer {ref.value}")
+            else:
+                actor.names.append(ref)
             self._actors[ref] = actor
         actor.used_at = self._runtime.time()
         return actor
@@ -112,7 +114,6 @@ class Directory:
         return put_away
 
     def _forget(self, actor: CustomerActor) -> None:
-        customer_id = actor.ref.customer_id()
-        self._by_id.pop(customer_id, None)
-        for ref in [ref for ref in (actor.ref, actor.id_ref) if self._actors.get(ref) is actor]:
-            del self._actors[ref]
+        self._by_id.pop(actor.ref.customer_id(), None)
+        for name in actor.names:
+            self._actors.pop(name, None)

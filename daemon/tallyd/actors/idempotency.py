@@ -25,22 +25,27 @@ class Claims:
     """Keys whose first request is still on its way."""
 
     def __init__(self) -> None:
-        self._held: dict[KeyPair, trio.Event] = {}
+        self._held: dict[KeyPair, trio.Event | None] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
     def claim(self, pair: KeyPair) -> trio.Event | None:
         """Claim a key. None: it is yours; else wait for the event, then look again."""
-        holder = self._held.get(pair)
+        if pair not in self._held:
+            self._held[pair] = None  # an event is made when somebody waits: hardly ever
+            return None
+        holder = self._held[pair]
         if holder is None:
-            self._held[pair] = trio.Event()
+            holder = self._held[pair] = trio.Event()
         return holder
 
     def release(self, pairs: Iterable[KeyPair]) -> None:
         """Give keys back, durable or refused; whoever waits looks again."""
         for pair in pairs:
-            self._held.pop(pair).set()
+            waiting = self._held.pop(pair)
+            if waiting is not None:
+                waiting.set()
 
 
 class KeyIndex:

@@ -106,17 +106,17 @@ class Introduce(Message):
 
 
 class Rerate(Message):
-    """Price again an event that had no price: its row and charges as they are in the books.
+    """Price again an event that had no price, named by its row number.
 
+    The actor reads its row in its own turn: what somebody else has read before may be priced by now.
     `complete` tells afterwards whether nothing of it is unpriced any more.
     """
 
-    __slots__ = ("charges", "complete", "row")
+    __slots__ = ("complete", "event")
 
-    def __init__(self, row: EventRow, charges: list[ChargeRow]) -> None:
+    def __init__(self, event: int) -> None:
         super().__init__()
-        self.row = row
-        self.charges = charges
+        self.event = event
         self.complete = False
 
 

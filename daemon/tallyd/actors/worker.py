@@ -54,8 +54,8 @@ class Worker:
         """Decide an event; a model that does not answer in time leaves its charge unpriced."""
         late: set[str] = set()
         while True:
-            asked: list[str] = []
-            marginal = self._guarded(frozenset(late), asked)
+            call = _Call()
+            marginal = self._guarded(frozenset(late), call)
             with trio.move_on_after(self._budget_s):
                 return await trio.to_thread.run_sync(
                     partial(decide, account, event, marginal=marginal, **arguments),
@@ -63,30 +63,48 @@ class Worker:
                     limiter=self._limiter,
                 )
             self.timeouts += 1
-            if not asked or asked[-1] in late:  # no thread was free, or none of the models is to blame
+            blamed = self._abandon(call)
+            if blamed is None:  # no thread was free, or none of the models is to blame
                 return decide(account, event, marginal=_without_plugins, **arguments)
-            _log.error("pricing model took too long; the charge stays unpriced", model=asked[-1])
-            late.add(asked[-1])
+            _log.error("pricing model took too long; the charge stays unpriced", model=blamed)
+            late.add(blamed)
 
-    def _guarded(self, late: frozenset[str], asked: list[str]) -> Any:
+    def _guarded(self, late: frozenset[str], call: "_Call") -> Any:
         """Return `rating.marginal`, noting which model is being asked and leaving out those that hang."""
 
         def marginal(feature: PricedFeature, before: Usage, quantity: Usage) -> Any:
             name = feature.model.name
-            if name in late or self._stuck.get(name, 0) > STUCK_MAX:
-                return None, NoPrice.PLUGIN_TIMEOUT
-            asked.append(name)
-            self._note(name, 1)
+            with self._lock:
+                if call.abandoned or name in late or self._stuck.get(name, 0) > STUCK_MAX:
+                    return None, NoPrice.PLUGIN_TIMEOUT
+                call.asking = name
             try:
                 return rating.marginal(feature, before, quantity)
             finally:
-                self._note(name, -1)
+                with self._lock:
+                    call.asking = None
+                    if call.abandoned:
+                        self._stuck[name] -= 1
 
         return marginal
 
-    def _note(self, name: str, calls: int) -> None:
+    def _abandon(self, call: "_Call") -> str | None:
+        """Wait no longer; return the model that is still being asked, which is stuck until it comes back."""
         with self._lock:
-            self._stuck[name] = self._stuck.get(name, 0) + calls
+            call.abandoned = True
+            if call.asking is not None:
+                self._stuck[call.asking] = self._stuck.get(call.asking, 0) + 1
+            return call.asking
+
+
+class _Call:
+    """One decision on a worker thread: which model it asks right now, and whether nobody waits for it any more."""
+
+    __slots__ = ("abandoned", "asking")
+
+    def __init__(self) -> None:
+        self.abandoned = False
+        self.asking: str | None = None
 
 
 def _without_plugins(_feature: PricedFeature, _before: Usage, _quantity: Usage) -> tuple[None, NoPrice]:

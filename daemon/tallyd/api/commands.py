@@ -344,13 +344,13 @@ def accepted_view(outcome: Accepted) -> dict[str, Any]:
     view: dict[str, Any] = {
         "eventId": event_uuid(row.id),
         "position": row.position,
-        "usageUnits": Decimal(row.units),
+        "usageUnits": _number(row.units),
     }
     if row.cost is not None:
-        view["costAmount"] = Decimal(row.cost)
+        view["costAmount"] = _number(row.cost)
         view["costSource"] = row.cost_source
     if row.revenue is not None:
-        view["revenueAmount"] = Decimal(row.revenue)
+        view["revenueAmount"] = _number(row.revenue)
     if outcome.charges:
         charge = outcome.charges[0]
         view["priceVersion"] = f"{charge.plan_key}@{charge.plan_version}"
@@ -360,6 +360,11 @@ def accepted_view(outcome: Accepted) -> dict[str, Any]:
         view["usageLimitExceeded"] = True
         view["message"] = CAPPED
     return view
+
+
+def _number(text: str) -> msgspec.Raw:
+    """Return a number of the books as JSON: it is written there the way JSON writes it."""
+    return msgspec.Raw(text.encode())
 
 
 def charge_view(charge: ChargeRow) -> dict[str, Any]:

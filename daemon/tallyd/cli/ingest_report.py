@@ -133,7 +133,7 @@ class Report:
         ):
             if always or counts[status]:
                 lines.append(f"{counts[status]:>12,} {words}")
-        lines += [f"  {trouble.sentence()}" for trouble in self._first]
+        lines += [f"  {trouble.sentence()}" for trouble in sorted(self._first, key=lambda each: each.line)]
         more = counts["conflict"] + counts["refused"] - len(self._first)
         if more > 0:
             hint = "" if self._file else "; --report FILE lists all"

@@ -89,6 +89,9 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     unknown_model: bool = False
 
 
+# Looking a member up on its class costs a call in Python 3.11; these are asked for every event.
+_RULE: Final = CostSource.RULE
+_TABLE: Final = CostSource.TABLE
 NO_COST: Final = Cost(amount=None)
 UNKNOWN: Final = Cost(amount=None, unknown_model=True)
 CAPPED: Final = Cost(amount=ZERO, source=CostSource.CAPPED)
@@ -117,7 +120,7 @@ def cost_of(
     if rule is not None:
         amount = rule.cost(event)
         if amount is not None:
-            return Cost(amount=amount, source=CostSource.RULE, version=versions.of_rule(CostSource.RULE, rule))
+            return Cost(amount=amount, source=_RULE, version=versions.of_rule(_RULE, rule))
     if default is not None:
         amount = default.cost(event)
         if amount is not None:
@@ -139,7 +142,7 @@ def _table_cost(event: UsageEvent, model: str, prices: PriceBook, versions: "Ver
     amount = token_prices.cost(tokens)
     if amount is None:
         return UNKNOWN
-    return Cost(amount=amount, source=CostSource.TABLE, version=versions.of_table(known, token_prices))
+    return Cost(amount=amount, source=_TABLE, version=versions.of_table(known, token_prices))
 
 
 class Versions:

@@ -6,6 +6,7 @@ there is none (P8, P9).
 
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,9 @@ from tallyd.pricing.seam import UNITS, Measure, PricingModel, Step, Terms, Unpri
 CHARGE_MAGNITUDE_MAX: Final = 60
 CHARGE_CHARACTERS_MAX: Final = 125
 STEPS_MAX: Final = 10_000
+# Looking a member up on its class costs a call in Python 3.11; these are asked for every event.
+_UNITS: Final = Measure.UNITS
+_TOKENS: Final = Measure.TOKENS
 
 
 class NoPrice(StrEnum):
@@ -91,7 +95,7 @@ def units_of(feature: PricedFeature, event: UsageEvent) -> Decimal:
     """Units an event adds to a feature that has no meter: `usageUnits`, or its tokens where tokens are priced."""
     if event.units is not None:
         return event.units
-    if feature.model.measure is Measure.TOKENS and event.tokens:
+    if feature.model.measure is _TOKENS and event.tokens:
         return sum(event.tokens.values(), ZERO)
     return ZERO
 
@@ -103,7 +107,7 @@ def quantity_of(
 
     An event without tokens counts all its units as input, as Tanso's token normalisation does.
     """
-    if feature.model.measure is Measure.UNITS:
+    if feature.model.measure is _UNITS:
         return {UNITS: units}
     model = event.model or ""
     tokens = event.tokens or {"input": units}
@@ -116,10 +120,10 @@ def quantity_of(
 def marginal(feature: PricedFeature, before: Usage, quantity: Usage) -> tuple[Decimal | None, NoPrice | None]:
     """Ask the model for one event's charge: an exact amount, or None and the reason."""
     try:
-        amount = feature.model.marginal(feature.terms, before, quantity)
+        amount = feature.model.marginal(feature.terms, MappingProxyType(before), MappingProxyType(quantity))
     except Unpriced:
         return None, NoPrice.NO_PRICE
-    except Exception:  # noqa: BLE001 - a stranger's plugin may raise anything; the event is kept unpriced (P8)
+    except (Exception, SystemExit):  # noqa: BLE001 - a stranger's plugin may raise anything; kept unpriced (P8)
         return None, NoPrice.PLUGIN_ERROR
     if not _sane(amount):
         return None, NoPrice.PLUGIN_INVALID
@@ -129,8 +133,8 @@ def marginal(feature: PricedFeature, before: Usage, quantity: Usage) -> tuple[De
 def steps(feature: PricedFeature, usage: Usage) -> tuple[list[Step], NoPrice | None]:
     """Ask the model to explain a period's usage: steps, or none and the reason."""
     try:
-        answer = list(feature.model.rate(feature.terms, usage))
-    except Exception:  # noqa: BLE001 - as in marginal
+        answer = list(feature.model.rate(feature.terms, MappingProxyType(usage)))
+    except (Exception, SystemExit):  # noqa: BLE001 - as in marginal
         return [], NoPrice.PLUGIN_ERROR
     if len(answer) > STEPS_MAX or not all(_sane_step(step) for step in answer):
         return [], NoPrice.PLUGIN_INVALID
@@ -147,6 +151,7 @@ def _sane_step(step: object) -> bool:
     return (
         isinstance(step, Step)
         and isinstance(step.words, str)
+        and isinstance(step.dimension, str)
         and _sane(step.quantity)
         and (step.amount is None or _sane(step.amount))
         and (step.unit_price is None or _sane(step.unit_price))

@@ -26,6 +26,7 @@ Marginal = Callable[[PricedFeature, Usage, Usage], tuple[Decimal | None, NoPrice
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _NOTHING_PRICED: Final = "{}"
+_UNKNOWN_MODEL: Final = NoPrice.UNKNOWN_MODEL
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +122,7 @@ def _record(
             count.quantity = rating.quantity_of(count.feature, event, count.units, cost.amount)
             count.amount, count.no_price = marginal(count.feature, count.counter.rated, count.quantity)
     revenue, revenue_source = _revenue(event, counts, capped=capped)
-    no_price = NoPrice.UNKNOWN_MODEL if cost.unknown_model else None
+    no_price = _UNKNOWN_MODEL if cost.unknown_model else None
     for count in counts:
         no_price = no_price or count.no_price
     charges = _charge_rows(account, event, enrolment, counts, event_id) if enrolment else []

@@ -27,15 +27,8 @@ def rollups_of(
 ) -> list[tuple[RollupKey, RollupDelta]]:
     """Return what one event adds to which roll-up rows."""
     own_feature = event.feature_key or (counts[0].feature.key if counts else "")
-    own = RollupKey(
-        hour_of(event.occurred_at),
-        row.customer,
-        own_feature,
-        event.model or "",
-        event.provider or "",
-        event.name,
-        COST_CURRENCY,
-    )
+    hour, model, provider = hour_of(event.occurred_at), event.model or "", event.provider or ""
+    own = RollupKey._make((hour, row.customer, own_feature, model, provider, event.name, COST_CURRENCY))
     delta = RollupDelta(events=1, units=units, unpriced=1 if row.no_price else 0)
     if cost.amount is not None:
         delta.cost = cost.amount

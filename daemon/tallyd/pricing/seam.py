@@ -14,7 +14,7 @@ Dimension = str
 """What is counted: `units`, or a token kind and model such as `input/gpt-4o`, or `cost/gpt-4o`."""
 
 Usage = Mapping[Dimension, Decimal]
-"""Quantity by dimension. An absent dimension is zero."""
+"""Quantity by dimension, to be read only. An absent dimension is zero."""
 
 UNITS: Final = "units"
 

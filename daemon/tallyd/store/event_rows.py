@@ -128,6 +128,13 @@ def subscriptions_by_id(connection: sqlite3.Connection, ids: Iterable[str]) -> d
     return {subscription.id: subscription for subscription in found}
 
 
+def event_with_charges(connection: sqlite3.Connection, number: int) -> tuple[EventRow, list[ChargeRow]]:
+    """Return an event that is in the books, and its charges."""
+    row = event_by_number(connection, number)
+    assert row is not None, f"event {number} is in the books"
+    return row, charges_of(connection, [number]).get(number, [])
+
+
 def price_version_content(connection: sqlite3.Connection, version: int) -> str | None:
     """Return what a price version holds, JSON."""
     row = connection.execute("SELECT content FROM price_versions WHERE id = ?", (version,)).fetchone()

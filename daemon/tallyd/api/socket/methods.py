@@ -122,11 +122,10 @@ class Methods:
             rows = await core.books.scan(partial(event_rows.list_events, query=query))
             if not rows:
                 return {"unpriced": seen, "priced": priced}
-            charges = await core.books.scan(partial(event_rows.charges_of, events=[row.id for row in rows]))
             ids = await core.books.scan(partial(event_rows.customer_ids, customers={row.customer for row in rows}))
             before = priced
             for row in rows:
-                message = Rerate(row, charges.get(row.id, []))
+                message = Rerate(row.id)
                 await core.intake.ask(CustomerRef(RefKind.ID, ids[row.customer]), message)
                 priced += message.complete
             seen += len(rows)
