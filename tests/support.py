@@ -317,8 +317,8 @@ async def served(directory: Path, catalog: str = CATALOG, **overrides: Any) -> A
     async with open_test_core(directory, catalog, **overrides) as core:
         path = str(directory / "s.sock")
         server = SocketServer(Methods(core), core.config.socket)
-        listener = listen_unix(path, core.config.socket)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve, listener)
-            yield Served(core, path, server)
-            nursery.cancel_scope.cancel()
+        with listen_unix(path, core.config.socket) as listener:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve, listener)
+                yield Served(core, path, server)
+                nursery.cancel_scope.cancel()

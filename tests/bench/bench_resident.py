@@ -24,35 +24,40 @@ def run(scratch: Path, *, quick: bool) -> Iterator[Row]:
     """Make the books once; wake customers up, then start again and again."""
     known = KNOWN_QUICK if quick else KNOWN
     populate(scratch / "known", known)
-    yield _resident(scratch / "known", RESIDENT_QUICK if quick else RESIDENT)
+    yield from _resident(scratch / "known", RESIDENT_QUICK if quick else RESIDENT)
     yield _start(scratch, known, 1 if quick else 7)
 
 
-def _resident(home: Path, resident: int) -> Row:
-    with daemon(home) as served, Lines(served.path) as client:
+def _resident(home: Path, resident: int) -> Iterator[Row]:
+    """Wake customers up twice: the first also fill the cache of SQLite's reader, which has a limit of its own."""
+    with daemon(home, customers_resident_max=str(3 * resident)) as served, Lines(served.path) as client:
         _check(client, 1, AT_ONCE)
         time.sleep(SETTLE_S)
-        before = served.rss_bytes()
+        sizes = [served.rss_bytes()]
         started = time.perf_counter()
-        for first in range(AT_ONCE + 1, resident + AT_ONCE, AT_ONCE):
-            _check(client, first, AT_ONCE)
-        seconds = time.perf_counter() - started
-        time.sleep(SETTLE_S)
-        after = served.rss_bytes()
-    woken = -(-(resident - 1) // AT_ONCE) * AT_ONCE
-    each = (after - before) / woken
-    return Row(
-        what="8. resident customer, RSS",
-        measured=f"{each:,.0f} bytes",
-        baseline=f"{before / 2**20:,.0f} MiB before, {after / 2**20:,.0f} MiB after {woken:,} were woken",
-        ratio=f"{after / before:.2f}x",
-        budget="<= 8,192 bytes",
-        met=each <= BYTES_MAX,
-        note=(
-            "with a subscription and two counters; what the pages SQLite's reader keeps add is included;"
-            f" woken at {woken / seconds:,.0f}/s"
-        ),
+        for part in range(2):
+            for first in range(part * resident, (part + 1) * resident, AT_ONCE):
+                _check(client, first + AT_ONCE + 1, AT_ONCE)
+            time.sleep(SETTLE_S)
+            sizes.append(served.rss_bytes())
+        seconds = time.perf_counter() - started - 2 * SETTLE_S
+    woken = -(-resident // AT_ONCE) * AT_ONCE
+    notes = (
+        f"each with a subscription and two counters; woken at {2 * resident / seconds:,.0f}/s",
+        "SQLite's reader keeps up to 64 MiB of pages; with 1,000,000 known they are full before these",
     )
+    for part, note in enumerate(notes):
+        before, after = sizes[part : part + 2]
+        each = (after - before) / woken
+        yield Row(
+            what=f"   the next {resident:,}" if part else f"8. resident customer, RSS added by {resident:,}",
+            measured=f"{each:,.0f} bytes",
+            baseline=f"{before / 2**20:,.0f} MiB before, {after / 2**20:,.0f} MiB after",
+            ratio=f"{after / before:.2f}x",
+            budget="" if part else "<= 8,192 bytes",
+            met=None if part else each <= BYTES_MAX,
+            note=note,
+        )
 
 
 def _check(client: Lines, first: int, count: int) -> None:

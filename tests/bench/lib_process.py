@@ -142,6 +142,7 @@ def daemon(home: Path, *, http: bool = False, **settings: str) -> Iterator[Daemo
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYD_")}
     environment |= {f"TALLYD_{name.upper()}": value for name, value in settings.items()}
     environment["TALLYD_LOG_FORMAT"] = "json"
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles every module
     options = ["--data-dir", str(home), "--catalog", str(catalog), "--http", "127.0.0.1:0" if http else "none"]
     with log.open("wb") as output:
         started = time.perf_counter()

@@ -12,7 +12,7 @@ from tallyd.cli import main
 from tallyd.cli.child import Child
 from tallyd.cli.client import Daemon
 
-HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens,Test\n"
 ROWS = 2_500
 MAPS = (
     *("--map", "occurredAt=TIMESTAMP"),
@@ -26,7 +26,8 @@ MAPS = (
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
     """Write a trace of model calls, as a cloud provider publishes them."""
-    lines = [f"2026-11-16 18:17:{n % 60:02}.9799600,{n},{n % 7}\n" for n in range(1, ROWS + 1)]
+    test = tmp_path.name  # files of equal content would be one file to the daemon that tests share
+    lines = [f"2026-11-16 18:17:{n % 60:02}.9799600,{n},{n % 7},{test}\n" for n in range(1, ROWS + 1)]
     path = tmp_path / "trace.csv"
     path.write_text(HEADER + "".join(lines))
     return path

@@ -99,7 +99,9 @@ def _introduce(console: Console, child: Child, directory: str, seed: int) -> Non
     )
     for customer in CUSTOMERS:
         console.print(
-            f"  {customer.reference:<9} {customer.plan or 'no plan':<8} {customer.story}", highlight=False
+            f"  {customer.reference:<9} {customer.plan or 'no plan':<8} {customer.story}",
+            highlight=False,
+            soft_wrap=True,
         )
     console.print(f"Their day, seed {seed}:", highlight=False, soft_wrap=True)
 

@@ -56,7 +56,9 @@ async def subscribe(core: Core, body: bytes | msgspec.Raw) -> dict[str, Any]:
     starts_at = now - now % DAY_US
     if request.starts_at is not None:
         starts_at = occurred_at(request.starts_at, now, "startsAt")
-    anchor_day = request.billing_anchor_day or from_micros(starts_at).day
+    anchor_day = request.billing_anchor_day
+    if anchor_day is None:
+        anchor_day = from_micros(starts_at).day
     if anchor_day not in _DAYS:
         raise invalid("billingAnchorDay", "must be 1 to 31")
     message = Subscribe(plan, starts_at=starts_at, anchor_day=anchor_day)

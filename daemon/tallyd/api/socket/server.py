@@ -1,6 +1,7 @@
 """Serving the socket: lines in, lines out, everything bounded (P11)."""
 
 import grp
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -103,8 +104,9 @@ class Connection:
 
     async def _read(self, nursery: trio.Nursery) -> None:
         buffer = bytearray()
+        deadline = math.inf
         while True:
-            received = await self._receive(unfinished=bool(buffer))
+            received = await self._receive(deadline)
             if received is None:
                 text = f"a line was not finished within {self._settings.line_timeout_s:g} s"
                 await self._refuse(text, Code.MALFORMED, nursery)
@@ -114,22 +116,27 @@ class Connection:
             if not buffer and received.endswith(b"\n"):  # whole lines, as nearly always
                 await self._lines(received.split(b"\n"), nursery)
                 continue
+            begun = bool(buffer)
             buffer += received
             end = buffer.rfind(b"\n", len(buffer) - len(received))
             if end >= 0:
                 lines = bytes(buffer[:end])
                 del buffer[: end + 1]
                 await self._lines(lines.split(b"\n"), nursery)
+            if not buffer:
+                deadline = math.inf
+            elif end >= 0 or not begun:  # a new line has begun; more bytes of it win it no time
+                deadline = trio.current_time() + self._settings.line_timeout_s
             if len(buffer) > self._settings.line_bytes_max:
                 text = f"a line is longer than {self._settings.line_bytes_max} bytes"
                 await self._refuse(text, Code.TOO_LARGE, nursery)
                 return
 
-    async def _receive(self, *, unfinished: bool) -> bytes | None:
+    async def _receive(self, deadline: float) -> bytes | None:
         """Return what came; None when an unfinished line was not finished in time."""
-        if not unfinished:
+        if deadline == math.inf:
             return await self._stream.receive()
-        with trio.move_on_after(self._settings.line_timeout_s):
+        with trio.move_on_at(deadline):
             return await self._stream.receive()
         return None
 
@@ -144,6 +151,10 @@ class Connection:
         for line in lines:
             if not line or line.isspace():
                 continue
+            if len(line) > self._settings.line_bytes_max:
+                text = f"a line is longer than {self._settings.line_bytes_max} bytes"
+                await self._refuse(text, Code.TOO_LARGE, nursery)
+                return
             try:
                 read = read_line(line)
             except LineError as error:

@@ -61,7 +61,8 @@ class LineStream:
         if not self._flushing:
             await self._flush()
         elif len(self._waiting) > self._waiting_bytes_max:
-            self._room = trio.Event()
+            if self._room.is_set():  # else somebody waits on it already, and must not be left behind
+                self._room = trio.Event()
             await self._room.wait()
 
     async def _flush(self) -> None:
