@@ -79,6 +79,7 @@ async def open_core(config: Config, *, registry: Registry, clock: Clock) -> Asyn
         nursery.start_soon(core.intake.run)
         nursery.start_soon(_put_away_idle, core.directory)
         nursery.start_soon(_forget_old_replays, core)
+        nursery.start_soon(_warm_prices, registry)
         await core.reload_catalog()
         yield core
         with trio.CancelScope(shield=True):
@@ -138,6 +139,11 @@ async def _put_away_idle(directory: Directory) -> None:
     while True:
         await trio.sleep(PUT_AWAY_EVERY_S)
         directory.put_away_idle()
+
+
+async def _warm_prices(registry: Registry) -> None:
+    """Load the global price table, which takes a second, before the first event needs it."""
+    await trio.to_thread.run_sync(registry.warm, abandon_on_cancel=True)
 
 
 async def _forget_old_replays(core: Core) -> None:

@@ -33,6 +33,7 @@ from tallyd.pricing.registry import Registry
 from tallyd.store.lock import own_data_dir
 
 HTTP_GRACE_S: Final = 2
+REQUESTS_A_CONNECTION_MAX: Final = 1_000_000
 DRAIN_MAX_S: Final = 3.0
 SWITCH_INTERVAL_S: Final = 0.0005
 GC_THRESHOLDS: Final = (50_000, 20, 50)
@@ -94,15 +95,16 @@ class Service:
         try:
             async with trio.open_nursery() as nursery:
                 finished = [self._start_http(nursery, core, http)] if http else []
+                server = SocketServer(Methods(core, self.reload), self.config.socket)
                 if rpc is not None:
-                    server = SocketServer(Methods(core, self.reload), self.config.socket)
                     await nursery.start(server.serve, rpc)
                 nursery.start_soon(self._watch, core)
                 self._say_ready(core)
                 await self.stopping.wait()
                 self._notifier.stopping()
                 _log.info("stopping")
-                await self._wind_down(core, finished)
+                server.finish()
+                await self._wind_down(core, finished, [server.finished] if rpc else [])
                 nursery.cancel_scope.cancel()
         finally:
             self._forget_rpc(rpc)
@@ -144,6 +146,7 @@ class Service:
         settings.bind = [f"fd://{listener.detach()}" for listener in listeners]
         settings.graceful_timeout = HTTP_GRACE_S
         settings.keep_alive_timeout = 75
+        settings.keep_alive_max_requests = REQUESTS_A_CONNECTION_MAX
         settings.accesslog = None
         settings.errorlog = None
         settings.include_server_header = False
@@ -202,14 +205,14 @@ class Service:
 
     # Stopping
 
-    async def _wind_down(self, core: Core, finished: list[trio.Event]) -> None:
+    async def _wind_down(self, core: Core, finished: list[trio.Event], answered: list[trio.Event]) -> None:
         """Wait for requests on their way, within limits; then make sure that all accepted work is durable.
 
         Hypercorn shields the write to a client: one that does not read would hold the process for as long as
         it likes. Once everything is durable there is nothing left to lose by leaving without it.
         """
         with trio.move_on_after(self.config.shutdown_s):
-            for event in finished:
+            for event in (*finished, *answered):
                 await event.wait()
         with trio.move_on_after(DRAIN_MAX_S):
             await core.writer.drain()
@@ -233,8 +236,8 @@ def prepare_process() -> None:
 
 async def run_with_signals(service: Service) -> None:
     """Run a service until SIGTERM or SIGINT; SIGHUP reloads the catalog."""
-    async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(_heed, service, signals)
             await service.run()
             nursery.cancel_scope.cancel()

@@ -34,13 +34,18 @@ def test_the_demo_ends_by_itself_with_numbers_that_agree(program: Program) -> No
 def test_keep_stays_until_interrupted_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """With --keep the daemon answers on the printed socket; Ctrl-C ends it and removes the directory."""
     command = [sys.executable, "-m", "tallyd", "demo", "--seed", "5", "--keep"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
-    ) as process:
+    scratch, said = tmp_path / "scratch", tmp_path / "said"
+    scratch.mkdir()
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"},
+        ) as process,
+    ):
         assert process.stdout is not None
         socket = ""
         for line in process.stdout:
@@ -52,5 +57,5 @@ def test_keep_stays_until_interrupted_and_leaves_nothing_behind(tmp_path: Path) 
         assert daemon.call("ping")["pong"] is True
         daemon.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-    assert list(tmp_path.iterdir()) == []
+        assert process.wait(30) == 0, said.read_text()
+    assert list(scratch.iterdir()) == []

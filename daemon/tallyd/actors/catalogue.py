@@ -60,6 +60,7 @@ class Catalogue:
         self._default_cost: CostRule | None = None
         self._operator_prices: dict[str, list[ProviderPrices]] = {}
         self.prices: dict[PriceKey, ProviderPrices | None] = {}
+        self._learning = trio.Lock()  # many customers ask for the same model at once: one look-up answers them
         self._currency = currency
         self.terms = self._terms()
         for each in stored.plans:
@@ -195,6 +196,11 @@ class Catalogue:
 
     async def learn_price(self, key: PriceKey) -> None:
         """Look a model's prices up once and remember the answer, misses included."""
+        async with self._learning:
+            if key not in self.prices:
+                await self._learn_price(key)
+
+    async def _learn_price(self, key: PriceKey) -> None:
         if len(self.prices) >= PRICES_REMEMBERED_MAX:
             del self.prices[next(iter(self.prices))]
         model, provider = key

@@ -59,7 +59,7 @@ class CustomerActor:
         "names",
         "off_thread",
         "ref",
-        "scope",
+        "retired",
         "used_at",
     )
 
@@ -73,7 +73,7 @@ class CustomerActor:
         self._settled: trio.Event | None = None
         self.account: Account | None = None
         self.loaded = trio.Event()
-        self.scope = trio.CancelScope()
+        self.retired = False
         self.used_at = trio.current_time()
         self.off_thread = False
         self.failed = False
@@ -96,6 +96,11 @@ class CustomerActor:
             text = "the customer's books could not be read; retry with the same key"
             self._mailbox.take().settle(Problem(code=Code.UNAVAILABLE, message=text))
 
+    def retire(self) -> None:
+        """End an idle actor."""
+        self.retired = True
+        self._mailbox.wake()
+
     @property
     def idle(self) -> bool:
         """Whether nothing is asked of it, nothing is being decided and nothing of it waits to be written."""
@@ -103,20 +108,19 @@ class CustomerActor:
         return not waiting and self.account is not None
 
     async def run(self) -> None:
-        """Serve until the scope is cancelled."""
-        with self.scope:
-            while True:
-                if self.account is None:
-                    await self._load()
-                await self._mailbox.wait()
-                since_yield = 0
-                while self._mailbox and self.account is not None:
-                    message = self._mailbox.take()
-                    await self._supervised(message, self.account)
-                    since_yield += len(message.events) if isinstance(message, Record) else 1
-                    if since_yield >= EVENTS_BETWEEN_YIELDS:
-                        await trio.lowlevel.checkpoint()
-                        since_yield = 0
+        """Serve until retired."""
+        while not self.retired:
+            if self.account is None:
+                await self._load()
+            await self._mailbox.wait()
+            since_yield = 0
+            while self._mailbox and self.account is not None:
+                message = self._mailbox.take()
+                await self._supervised(message, self.account)
+                since_yield += len(message.events) if isinstance(message, Record) else 1
+                if since_yield >= EVENTS_BETWEEN_YIELDS:
+                    await trio.lowlevel.checkpoint()
+                    since_yield = 0
 
     async def _load(self) -> None:
         customer_id = self.ref.customer_id()
@@ -139,6 +143,7 @@ class CustomerActor:
             )
         self._choose_thread(self.account)
         self.loaded.set()
+        self.loaded = _LOADED  # an event of its own is no longer needed
 
     def _choose_thread(self, account: Account) -> None:
         self.off_thread = not all(
@@ -205,7 +210,7 @@ class CustomerActor:
                 continue
             try:
                 decided = await self._decide(event, account, consuming=message.consuming)
-            except Exception as error:
+            except Exception as error:  # a defect: counted against this event, which twice makes poison
                 raise _EventCrashed(index) from error
             if isinstance(decided, Denied):
                 outcomes.append(Refused(decided.entitlement))
@@ -344,6 +349,9 @@ class CustomerActor:
         message.complete = changes.rerated is not None and changes.rerated.event.no_price is None
         self._submit(message, account, [changes])
 
+
+_LOADED: Final = trio.Event()
+_LOADED.set()
 
 _POISON: Final = Problem(
     code=Code.POISON,

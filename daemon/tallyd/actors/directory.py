@@ -109,7 +109,7 @@ class Directory:
         for actor in actors:
             if actor.idle:
                 self._forget(actor)
-                actor.scope.cancel()
+                actor.retire()
                 put_away += 1
         return put_away
 

@@ -1,7 +1,8 @@
 """Idempotency: a key counts once, for ever (P2). This is where a duplicate is found and refused.
 
 Three things together make it so. A key on its way is *claimed* here, so of two requests with one key the second
-waits for the first. A key from earlier is found in the books. And the books' unique index stands behind both.
+waits for the first. A key from earlier is found in the books, unless the filter is certain that
+it is not there. And the books' unique index stands behind both.
 """
 
 import sqlite3
@@ -12,11 +13,15 @@ from typing import Final
 import structlog
 import trio
 
+from tallyd.actors.key_filter import KeyFilter
 from tallyd.actors.messages import Duplicate
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import unavailable
 from tallyd.store.books import Books
-from tallyd.store.event_rows import KeyPair, KnownEvent, known_keys
+from tallyd.store.event_rows import KeyPair, KnownEvent, keys_after, known_keys
+
+KEYS_A_SCAN: Final = 10_000
+KEYS_BETWEEN_YIELDS: Final = 200
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -53,8 +58,13 @@ class KeyIndex:
 
     def __init__(self, books: Books) -> None:
         self._books = books
+        self._filter = KeyFilter()
         self._waiting: list[_Lookup] = []
         self._wake = trio.Event()
+
+    def note(self, pair: KeyPair) -> None:
+        """Note a key that was made here and needs no look-up: somebody may send it one day."""
+        self._filter.add(pair)
 
     async def known(self, pairs: list[KeyPair]) -> dict[KeyPair, KnownEvent]:
         """Return the events already recorded under any of the keys.
@@ -62,13 +72,34 @@ class KeyIndex:
         Raises:
             ProblemError: the books cannot be read.
         """
-        lookup = _Lookup(pairs)
+        asked = []
+        for pair in pairs:
+            if not self._filter.certainly_new(pair):
+                asked.append(pair)
+            self._filter.add(pair)
+        if not asked:
+            return {}
+        lookup = _Lookup(asked)
         self._waiting.append(lookup)
         self._wake.set()
         await lookup.done.wait()
         if lookup.found is None:
             raise unavailable("the books cannot be read; retry with the same key")
         return lookup.found
+
+    async def fill_filter(self) -> None:
+        """Put every key of the books into the filter, a few at a time; until then all keys are looked up."""
+        after = 0
+        while True:
+            rows = await self._books.scan(partial(keys_after, event=after, limit=KEYS_A_SCAN))
+            for number, (event, pair) in enumerate(rows):
+                self._filter.add(pair)
+                after = event
+                if number % KEYS_BETWEEN_YIELDS == 0:
+                    await trio.lowlevel.checkpoint()
+            if len(rows) < KEYS_A_SCAN:
+                break
+        self._filter.filled = True
 
     async def run(self) -> None:
         """Look up for ever."""

@@ -34,7 +34,9 @@ class Intake:
 
     async def run(self) -> None:
         """Serve key look-ups for ever."""
-        await self._index.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._index.fill_filter)
+            await self._index.run()
 
     async def ingest(self, requests: Sequence[Request], *, consuming: bool = False) -> list[Outcome]:
         """Record events; outcomes are in the order of the requests, and durable when this returns.
@@ -76,6 +78,8 @@ class Intake:
                     holders.append(holder)
                     continue
                 held.append(pair)
+            else:
+                self._index.note((event.key_space, event.key))
             mine.append(index)
         try:
             if held:

@@ -68,8 +68,7 @@ def command(keep: bool, seed: int | None, as_json: bool) -> None:
             click.echo(_encode(_summary(outcome, seed)).decode())
         show(console, outcome.books, outcome.tally, outcome.comparisons, outcome.verdict, outcome.seconds)
         if keep:
-            show_try(console if not as_json else watching, child, key, directory)
-            _wait(child)
+            _keep(watching if as_json else console, child, key, directory)
         else:
             show_keep(console)
     sys.exit(0 if outcome.good else 1)
@@ -135,8 +134,9 @@ def _verify(directory: str) -> Verdict:
     return Verdict(done.returncode, report)
 
 
-def _wait(child: Child) -> None:
+def _keep(console: Console, child: Child, key: str, directory: str) -> None:
     try:
+        show_try(console, child, key, directory)
         child.wait()
     except KeyboardInterrupt:
         click.echo("stopping", err=True)

@@ -51,6 +51,10 @@ class Registry:
         """Return the names of all plugins, for people."""
         return sorted(name for name, plugin in self._manager.list_name_plugin() if plugin is not None)
 
+    def warm(self) -> None:
+        """Load what is slow to load the first time."""
+        global_table.tallyd_provider_prices("gpt-4o", None)
+
     def provider_prices(self, model: str, provider: str | None) -> ProviderPrices | None:
         """Ask the plugins for a model's prices. May be slow; see the hook's contract."""
         answer = self._manager.hook.tallyd_provider_prices(model=model, provider=provider)

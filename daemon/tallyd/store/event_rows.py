@@ -68,6 +68,14 @@ def known_keys(connection: sqlite3.Connection, pairs: Iterable[KeyPair]) -> dict
     return known
 
 
+def keys_after(connection: sqlite3.Connection, *, event: int, limit: int) -> list[tuple[int, KeyPair]]:
+    """Return the keys of the events after a row number, in order."""
+    rows = connection.execute(
+        "SELECT id, key_space, key FROM events WHERE id > ? ORDER BY id LIMIT ?", (event, limit)
+    )
+    return [(number, (space, key)) for number, space, key in rows]
+
+
 def event_by_key(connection: sqlite3.Connection, key: str, space: str = "") -> EventRow | None:
     """Return the event recorded under a key, matched exactly."""
     row = connection.execute("SELECT * FROM events WHERE key = ? AND key_space = ?", (key, space)).fetchone()

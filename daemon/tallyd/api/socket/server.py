@@ -45,31 +45,53 @@ class SocketServer:
     def __init__(self, methods: Methods, settings: Socket) -> None:
         self._methods = methods
         self._settings = settings
-        self.connections = 0
+        self._accepting = trio.CancelScope()
+        self._streams: set[LineStream] = set()
+        self.finished = trio.Event()
+
+    @property
+    def connections(self) -> int:
+        """How many peers are connected."""
+        return len(self._streams)
+
+    def finish(self) -> None:
+        """Take nothing more; `finished` is set when all that was asked is answered."""
+        self._accepting.cancel()
+        for stream in self._streams:
+            stream.stop_receiving()
 
     async def serve(self, listener: socket.socket, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept until cancelled."""
+        """Accept until told to finish."""
         listener.setblocking(False)
         async with trio.open_nursery() as nursery:
             task_status.started()
-            while True:
-                await trio.lowlevel.wait_readable(listener)
-                try:
-                    accepted, _ = listener.accept()
-                except BlockingIOError:
-                    continue
-                except OSError as error:  # out of file descriptors, mostly: those who are connected go on
-                    _log.warning("cannot accept", error=str(error))
-                    await trio.sleep(ACCEPT_AGAIN_S)
-                    continue
-                nursery.start_soon(self._connection, accepted)
+            with self._accepting:
+                while True:
+                    accepted = await self._accept(listener)
+                    if accepted is not None:
+                        nursery.start_soon(self._connection, accepted)
+        self.finished.set()
+
+    async def _accept(self, listener: socket.socket) -> socket.socket | None:
+        await trio.lowlevel.wait_readable(listener)
+        try:
+            accepted, _ = listener.accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:  # out of file descriptors, mostly: those who are connected go on
+            _log.warning("cannot accept", error=str(error))
+            await trio.sleep(ACCEPT_AGAIN_S)
+            return None
+        return accepted
 
     async def _connection(self, accepted: socket.socket) -> None:
         stream = LineStream(
             accepted, waiting_bytes_max=WAITING_BYTES_MAX, send_timeout_s=self._settings.send_timeout_s
         )
-        self.connections += 1
+        self._streams.add(stream)
         try:
+            if self._accepting.cancel_called:
+                stream.stop_receiving()
             if self.connections > self._settings.connections_max:
                 text = f"more than {self._settings.connections_max} connections; retry shortly"
                 await stream.send(error_line(None, -32000, text, Code.RATE_LIMITED))
@@ -81,7 +103,7 @@ class SocketServer:
         except* Exception:  # noqa: BLE001 - one connection's defect ends that connection only (P8)
             _log.exception("connection crashed")
         finally:
-            self.connections -= 1
+            self._streams.discard(stream)
             stream.close()
 
 

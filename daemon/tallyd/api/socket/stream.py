@@ -5,6 +5,7 @@ each way, so here a send is tried at once and only what the kernel does not take
 """
 
 import socket
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -80,6 +81,11 @@ class LineStream:
         finally:
             self._flushing = False
             self._room.set()
+
+    def stop_receiving(self) -> None:
+        """Receive what has come already and then the end, as if the peer had closed its side."""
+        with suppress(OSError):  # it is gone
+            self.socket.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Close; whoever waits on it is told."""
