@@ -83,7 +83,9 @@ class Service:
             OSError: an address cannot be used.
         """
         inherited = inherited_sockets()
-        with own_data_dir(self.config.data_dir, self.config.socket_path):
+        rpc = inherited.get("rpc")
+        path = self.config.socket_path if rpc is None else rpc.getsockname()
+        with own_data_dir(self.config.data_dir, path):
             async with open_core(self.config, registry=self._registry, clock=self._clock) as core:
                 self.core = core
                 await self._serve(core, inherited)
