@@ -59,9 +59,7 @@ def event(name: str = "call", key: str | None = None, **fields: Any) -> UsageEve
     for exact in ("usage_units", "cost_amount", "revenue_amount"):
         if body.get(exact) is not None:
             body[exact] = Decimal(body[exact])
-    for exact in cost:
-        if exact.endswith("_tokens") or exact == "cost_units":
-            cost[exact] = Decimal(cost[exact])
+    cost = {name: value if name.startswith("model") else Decimal(value) for name, value in cost.items()}
     if cost:
         body["cost_input"] = CostInput(**cost)
     read = events.read_event(
@@ -141,9 +139,7 @@ class Ledger:
 
     def record(self, happened: UsageEvent) -> Recorded:
         """Record an event as a fact."""
-        decided = recording.record(
-            self.account, happened, event_id=next(self._ids), now=NOW, terms=self.terms
-        )
+        decided = recording.record(self.account, happened, event_id=next(self._ids), now=NOW, terms=self.terms)
         self._keep(decided)
         return decided
 
@@ -261,9 +257,7 @@ class Peer:
 
     async def send(self, *messages: object) -> None:
         """Send messages, each as a line; bytes are sent as they are."""
-        lines = [
-            each if isinstance(each, bytes) else msgspec.json.encode(each) + b"\n" for each in messages
-        ]
+        lines = [each if isinstance(each, bytes) else msgspec.json.encode(each) + b"\n" for each in messages]
         await self.stream.send_all(b"".join(lines))
 
     async def line(self) -> Any:

@@ -1,4 +1,4 @@
-"""Pricing models as strangers write them: they raise, return nonsense, hang, or scribble on what they are given."""
+"""Pricing models as strangers write them: they raise, return nonsense, hang, or scribble on what is lent."""
 
 import threading
 import time

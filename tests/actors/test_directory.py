@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from actors.plugins_gone_wrong import Gate, Strange, catalog, plugin
@@ -90,7 +91,7 @@ async def test_when_all_are_busy_a_newcomer_is_told_to_retry(tmp_path: Path) -> 
             gate.open.set()
             with trio.move_on_after(5):
                 while not outcomes:
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         assert isinstance(refused, Problem)
         assert refused.code is Code.RATE_LIMITED
@@ -113,18 +114,15 @@ async def test_a_customer_first_spoken_to_by_id_is_the_same_by_reference_after_e
         assert isinstance(outcome, Accepted)
 
 
-async def test_a_customer_whose_books_cannot_be_read_is_unavailable_and_nobody_hangs(tmp_path: Path) -> None:
+async def test_a_customer_whose_books_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
     """A failing load answers both an event and a check, and the next attempt loads again."""
     async with open_test_core(tmp_path) as core:
         await subscribe(core, "acme")
         put_all_away(core)
         plans, core.catalogue.plans = core.catalogue.plans, {}
-        with trio.move_on_after(5) as patience:
-            try:
-                await core.directory.account(reference("acme"))
-            except ProblemError as error:
-                assert error.problem.code is Code.UNAVAILABLE
-        assert not patience.cancelled_caught
+        with trio.fail_after(5), pytest.raises(ProblemError) as refused:
+            await core.directory.account(reference("acme"))
+        assert refused.value.problem.code is Code.UNAVAILABLE
         core.catalogue.plans = plans
         (outcome,) = await ingest(core, request("acme"))
         assert isinstance(outcome, Accepted)
@@ -139,18 +137,15 @@ async def test_rerating_an_event_twice_at_once_charges_it_once(tmp_path: Path) -
     async with open_test_core(tmp_path, text) as core:
         await subscribe(core, "acme", "plain")
         await ingest(core, request("acme", "k", model="unheard-of", input_tokens=1_000_000))
-        (path,) = [Path(str(core.config.catalog))]
-        path.write_text(
-            f'{text}\n[[model_prices]]\nmodel = "unheard-of"\ninput_per_million = 3\noutput_per_million = 3\n',
-            encoding="utf-8",
-        )
+        price = '[[model_prices]]\nmodel = "unheard-of"\ninput_per_million = 3\noutput_per_million = 3\n'
+        await trio.Path(str(core.config.catalog)).write_text(f"{text}\n{price}", encoding="utf-8")
         await core.reload_catalog()
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(core.intake.ask, reference("acme"), Rerate(1))
-        assert [tuple(map(Decimal, row)) for row in await rows(core, "SELECT charged, unpriced FROM counters")] == [
-            (6, 0)
-        ]
+        assert [
+            tuple(map(Decimal, row)) for row in await rows(core, "SELECT charged, unpriced FROM counters")
+        ] == [(6, 0)]
         (rollup,) = await rows(core, "SELECT cost, revenue, unpriced FROM rollups")
         assert tuple(map(Decimal, rollup)) == (3, 6, 0)
         assert await rows(core, "SELECT count(*) FROM rerates") == [(1,)]
@@ -160,7 +155,7 @@ async def test_two_reloads_at_once_make_one_new_version(tmp_path: Path) -> None:
     """SIGHUP and `catalog.reload` in the same moment: one version, and the daemon goes on."""
     async with open_test_core(tmp_path, catalog()) as core:
         changed = catalog().replace("0.10", "0.20")
-        Path(str(core.config.catalog)).write_text(changed, encoding="utf-8")
+        await trio.Path(str(core.config.catalog)).write_text(changed, encoding="utf-8")
         reports: list[list[str]] = []
 
         async def reload() -> None:

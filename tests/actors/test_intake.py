@@ -174,7 +174,9 @@ async def test_a_refused_consume_leaves_nothing_and_its_key_may_be_used_again(tm
     async with open_test_core(tmp_path) as core:
         (refused,) = await ingest(core, request("nobody", "k"), consuming=True)
         assert isinstance(refused, Refused)
-        assert await rows(core, "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM customers)") == [(0,)]
+        assert await rows(core, "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM customers)") == [
+            (0,)
+        ]
         await subscribe(core, "nobody", "capped")
         (admitted,) = await ingest(core, request("nobody", "k"), consuming=True)
         assert isinstance(admitted, Accepted)

@@ -60,7 +60,7 @@ async def used(core: Core, customer: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("inline", [False, True])
 async def test_a_model_that_raises_leaves_the_event_recorded_and_unpriced(tmp_path: Path, *, inline: bool) -> None:
-    """Whatever it raises, on a worker thread or on the daemon's own: usage counts, the reason is plain."""
+    """Whatever it raises, on a worker thread or on the daemon's own: usage counts, and the reason is plain."""
     names = {"included", "usage", "graduated", "llm_tokens"} | ({"bad"} if inline else set())
     async with open_test_core(
         tmp_path, catalog("bad"), plugins=[plugin(Strange("bad", raising))], plugins__inline=sorted(names)
@@ -109,7 +109,7 @@ async def test_a_model_that_wants_to_end_the_process_does_not(tmp_path: Path) ->
 
 @pytest.mark.parametrize("inline", [False, True])
 async def test_a_model_cannot_write_on_what_it_was_lent(tmp_path: Path, *, inline: bool) -> None:
-    """A model that changes its arguments changes nobody's books: not its customer's, not a neighbour's first event."""
+    """A model that changes its arguments changes nobody's books, not even a neighbour's first event."""
     names = ["usage", "scribble"] if inline else ["usage"]
     text = catalog("scribble").replace(
         '"usage", usage_unit_type = "u", price_per_unit = "0.10"',
@@ -126,7 +126,7 @@ async def test_a_model_cannot_write_on_what_it_was_lent(tmp_path: Path, *, inlin
 
 
 async def test_a_model_that_hangs_holds_nobody_else(tmp_path: Path) -> None:
-    """While one customer's model sleeps for two seconds, neighbours record and checks answer; then it is unpriced."""
+    """While one customer's model sleeps, neighbours record and checks answer; then its event is unpriced."""
     async with open_test_core(
         tmp_path, catalog("slow"), plugins=[plugin(Strange("slow", sleeping))], plugins__budget_ms=400
     ) as core:
@@ -178,7 +178,7 @@ async def test_a_slow_model_within_its_budget_prices_many_customers_at_once(tmp_
 
 
 async def test_a_model_that_keeps_hanging_is_left_alone_and_comes_back(tmp_path: Path) -> None:
-    """After a few abandoned calls a model rests, without waiting for its budget; once they return it is asked again."""
+    """After a few abandoned calls a model is not asked any more; once they have returned it is asked again."""
     gate = Gate()
     async with open_test_core(
         tmp_path, catalog("slow"), plugins=[plugin(Strange("slow", gate))], plugins__budget_ms=20
@@ -191,7 +191,7 @@ async def test_a_model_that_keeps_hanging_is_left_alone_and_comes_back(tmp_path:
         gate.open.set()
         with trio.fail_after(PATIENCE_S):
             while (await recorded(core, "acme")).row.no_price is not None:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
 
 
 class Poison:
@@ -241,9 +241,7 @@ async def test_an_event_that_crashes_the_actor_twice_is_refused_and_the_others_g
 async def test_a_feature_first_named_beside_a_poison_is_kept(tmp_path: Path) -> None:
     """The feature of a batch that crashed once is in the books like any other."""
     async with open_test_core(tmp_path) as core:
-        await ingest(
-            core, request("acme", "a", feature_key="brand-new"), request("acme", "bad", name="poison")
-        )
+        await ingest(core, request("acme", "a", feature_key="brand-new"), request("acme", "bad", name="poison"))
         assert await rows(core, "SELECT key FROM features WHERE key = 'brand-new'") == [("brand-new",)]
 
 

@@ -35,7 +35,10 @@ def test_a_good_catalog_is_taken() -> None:
         (f"{PLAN}price_amount = 'lots'", "plans[0].price_amount"),
         (f"{PLAN}billing_timing = 'LATER'", "plans[0].billing_timing"),
         ("[[plans", "TOML"),
-        ('[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "median" }', "meters[0].aggregation.type"),
+        (
+            '[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "median" }',
+            "meters[0].aggregation.type",
+        ),
     ],
 )
 def test_a_wrong_type_or_a_misspelt_key_is_refused_by_place(text: str, place: str) -> None:
@@ -59,24 +62,27 @@ def test_a_wrong_type_or_a_misspelt_key_is_refused_by_place(text: str, place: st
         (f"{PLAN}price_amount = inf", "plans.p.price_amount"),
         (f"{PLAN}price_amount = 1e30", "plans.p.price_amount"),
         (f'{PLAN}features = [{{ feature = "api" }}]', "plans.p.features[0].feature"),
-        (f'{FEATURE}{PLAN}features = [{{ feature = "api" }}, {{ feature = "api" }}]', "plans.p.features[1].feature"),
+        (
+            f'{FEATURE}{PLAN}features = [{{ feature = "api" }}, {{ feature = "api" }}]',
+            "plans.p.features[1].feature",
+        ),
         (f'{FEATURE}{PLAN}features = [{{ feature = "api", meter = "m" }}]', "plans.p.features[0].meter"),
         (
             f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "magic" }} }}]',
             "plans.p.features[0].pricing.model",
         ),
         (
-            f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "usage", usage_unit_type = "u", '
-            "price_per_unit = -1 } }]",
+            (f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "usage", usage_unit_type = "u", '  # noqa: E501
+            "price_per_unit = -1 } }]"),
             "plans.p.features[0].pricing.price_per_unit",
         ),
         (
-            f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "usage", usage_unit_type = "u", '
-            "price_per_unit = nan } }]",
+            (f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "usage", usage_unit_type = "u", '  # noqa: E501
+            "price_per_unit = nan } }]"),
             "plans.p.features[0].pricing.price_per_unit",
         ),
         (
-            f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "included", max_usage = nan }} }}]',
+            f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "included", max_usage = nan }} }}]',  # noqa: E501
             "plans.p.features[0].pricing.max_usage",
         ),
         (
@@ -93,13 +99,13 @@ def test_a_wrong_type_or_a_misspelt_key_is_refused_by_place(text: str, place: st
             "model_prices[0].input_per_million",
         ),
         (
-            '[[model_prices]]\nmodel = "m"\ninput_per_million = 1\noutput_per_million = 1\nvalid_from = "2026-01-01"',
+            '[[model_prices]]\nmodel = "m"\ninput_per_million = 1\noutput_per_million = 1\nvalid_from = "2026-01-01"',  # noqa: E501
             "model_prices[0].valid_from",
         ),
         ('[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "sum" }', "meters.m.aggregation.key"),
         (
-            '[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "count" }\n'
-            'filter = { conjunction = "and", clauses = [] }',
+            ('[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "count" }\n'
+            'filter = { conjunction = "and", clauses = [] }'),
             "meters.m.filter.clauses",
         ),
     ],
@@ -113,7 +119,7 @@ def test_everything_wrong_is_told_at_once() -> None:
     """Whoever edits a catalog sees all its mistakes in one go."""
     found = issues(
         f'{FEATURE}[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = {{ type = "sum" }}\n'
-        f"{PLAN}interval_months = 0\ncurrency = 'x'\nfeatures = [{{ feature = 'no' }}, {{ feature = 'api', meter = 'q' }}]"
+        f"{PLAN}interval_months = 0\ncurrency = 'x'\nfeatures = [{{ feature = 'no' }}, {{ feature = 'api', meter = 'q' }}]"  # noqa: E501
     )
     assert set(found) >= {
         "meters.m.aggregation.key",

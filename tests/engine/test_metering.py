@@ -1,6 +1,7 @@
 """Meters against a naive recount: whatever the events and their order, the counters say what a recount says."""
 
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -62,9 +63,8 @@ def recount(kind: str, happened: list[UsageEvent]) -> Decimal:
     if kind == "count":
         return Decimal(len(counted))
     if kind == "unique":
-        return Decimal(
-            len({str(value).lower() if value is True else str(value) for *_, value in counted if value is not None})
-        )
+        values = ["true" if value is True else str(value) for *_, value in counted if value is not None]
+        return Decimal(len(set(values)))
     numbers = [(when, arrival, as_number(value)) for when, arrival, value in counted]
     read = [(when, arrival, number) for when, arrival, number in numbers if number is not None]
     if not read:
@@ -92,7 +92,7 @@ def test_a_meter_counts_what_a_recount_counts_in_each_period(kind: str, happened
     ledger = Ledger(account_on(plan_of('{ model = "included" }', meter=meter(kind)), starts_at=FIRST))
     for each in happened:
         ledger.record(each)
-    for start, end in zip(MONTHS, MONTHS[1:], strict=False):
+    for start, end in pairwise(MONTHS):
         inside = [each for each in happened if start <= each.occurred_at < end]
         assert used(ledger.account, start) == recount(kind, inside)
 
@@ -120,7 +120,7 @@ def test_a_feature_without_a_meter_sums_the_units_of_events_that_name_it(
     for moment, units in sent:
         ledger.record(event(at=moment, feature_key="api", usage_units=units))
         ledger.record(event(at=moment, feature_key="other", usage_units=Decimal(1)))
-    for start, end in zip(MONTHS, MONTHS[1:], strict=False):
+    for start, end in pairwise(MONTHS):
         wanted = sum((units for moment, units in sent if start <= moment < end and units is not None), ZERO)
         assert used(ledger.account, start) == wanted
 

@@ -52,9 +52,9 @@ MODEL_TERMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     ),
     "graduated": graduated(),
     "llm_tokens": st.one_of(
-        st.tuples(
-            st.dictionaries(st.sampled_from(["gpt-4o", "mystery", "*"]), rates, min_size=1), caps
-        ).map(lambda drawn: {"model": "llm_tokens", "rates": drawn[0], **drawn[1]}),
+        st.tuples(st.dictionaries(st.sampled_from(["gpt-4o", "mystery", "*"]), rates, min_size=1), caps).map(
+            lambda drawn: {"model": "llm_tokens", "rates": drawn[0], **drawn[1]}
+        ),
         st.tuples(st.integers(0, 200), caps).map(
             lambda drawn: {"model": "llm_tokens", "markup_percent": drawn[0], **drawn[1]}
         ),
@@ -113,14 +113,10 @@ def test_charges_sum_to_the_rating_of_the_usage(model: str, data: st.DataObject)
         if (key.period_start == LIFETIME) == feature.accumulates
     }
     for key, counter in deciding.items():
-        charged = amounts(
-            ledger.charges, lambda row, key=key: key.period_start in (LIFETIME, row.period_start)
-        )
+        charged = amounts(ledger.charges, lambda row, key=key: key.period_start in (LIFETIME, row.period_start))
         assert charged == counter.charged
         assert charged == total(feature.model.rate(feature.terms, counter.rated))
-    assert sum((counter.charged for counter in deciding.values()), ZERO) == amounts(
-        ledger.charges, lambda _: True
-    )
+    assert sum((counter.charged for counter in deciding.values()), ZERO) == amounts(ledger.charges, lambda _: True)
 
 
 @pytest.mark.parametrize("model", MODEL_TERMS)

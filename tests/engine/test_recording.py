@@ -15,6 +15,7 @@ PRICES = {
     ("gpt-4o", None): provider_prices("gpt-4o", input="2.50", output="10"),
     ("mystery", None): None,
 }
+COUNTED = 'event_name = "call"\naggregation = { type = "count" }'
 SIMPLE = CostRule(model="simple", cost_per_unit=Decimal("0.5"))
 
 
@@ -123,9 +124,7 @@ def test_the_cost_chain_is_walked_in_order(
     fields = {"cost_amount": sent} if sent else {}
     if model:
         fields["model"] = model
-    row = book.record(
-        event(feature_key="api", usage_units=10, input_tokens=1000, output_tokens=500, **fields)
-    ).row
+    row = book.record(event(feature_key="api", usage_units=10, input_tokens=1000, output_tokens=500, **fields)).row
     assert (None if row.cost is None else Decimal(row.cost)) == (None if cost is None else Decimal(cost))
     assert row.cost_source == source
 
@@ -147,9 +146,11 @@ def test_an_event_without_a_model_has_no_cost_and_lacks_none() -> None:
 
 def test_units_without_tokens_are_priced_as_input() -> None:
     """An event that names a model and sends only units pays the input price for them."""
-    row = ledger('{ model = "included" }').record(
-        event(feature_key="api", usage_units=1_000_000, model="gpt-4o")
-    ).row
+    row = (
+        ledger('{ model = "included" }')
+        .record(event(feature_key="api", usage_units=1_000_000, model="gpt-4o"))
+        .row
+    )
     assert Decimal(row.cost or "-1") == Decimal("2.50")
 
 
@@ -247,14 +248,14 @@ def test_a_refusal_speaks_of_the_subscription_that_refused() -> None:
 
 def test_consume_by_the_meter_s_event_alone_is_counted() -> None:
     """An event that a meter counts need not name the feature as well."""
-    book = ledger('{ model = "included", max_usage = 2 }', meter='event_name = "call"\naggregation = { type = "count" }')
+    book = ledger('{ model = "included", max_usage = 2 }', meter=COUNTED)
     outcomes = [isinstance(book.consume(event("call")), Recorded) for _ in range(3)]
     assert outcomes == [True, True, False]
 
 
 def test_consume_of_a_metered_feature_by_an_event_the_meter_does_not_count_is_refused() -> None:
     """Units that no counter would count cannot be admitted against a limit (P4)."""
-    book = ledger('{ model = "included", max_usage = 2 }', meter='event_name = "call"\naggregation = { type = "count" }')
+    book = ledger('{ model = "included", max_usage = 2 }', meter=COUNTED)
     outcomes = [book.consume(event("other", feature_key="api", usage_units=1)) for _ in range(4)]
     assert sum(isinstance(outcome, Recorded) for outcome in outcomes) <= 2
 

@@ -97,9 +97,7 @@ def test_rollups_equal_a_recount_from_the_rows(currency: str, happened: list[dic
         assert sum(delta.events for delta in held) == len(mine)
         assert sum(delta.unpriced for delta in held) == sum(row.no_price is not None for row in mine)
         assert sum((delta.cost for delta in held), ZERO) == sum((decimal(row.cost) for row in mine), ZERO)
-        assert sum((delta.revenue for delta in held), ZERO) == sum(
-            (decimal(row.revenue) for row in mine), ZERO
-        )
+        assert sum((delta.revenue for delta in held), ZERO) == sum((decimal(row.revenue) for row in mine), ZERO)
 
 
 @settings(max_examples=40)
@@ -113,7 +111,11 @@ def test_revenue_stands_under_the_feature_and_currency_that_earned_it(
     sent = {row.id for row in ledger.rows if row.revenue_source == "sent"}
     for feature in ("calls", "biggest"):
         charged = sum(
-            (decimal(each.amount) for each in ledger.charges if each.feature == feature and each.event not in sent),
+            (
+                decimal(each.amount)
+                for each in ledger.charges
+                if each.feature == feature and each.event not in sent
+            ),
             ZERO,
         )
         own = sum(
@@ -154,9 +156,7 @@ def test_units_by_feature_are_what_the_counters_used(happened: list[dict[str, An
                 Decimal(row.units)
                 for row in ledger.rows
                 if _own_feature(ledger, row.id) == key.feature
-                and not any(
-                    charge.event == row.id and charge.feature == key.feature for charge in ledger.charges
-                )
+                and not any(charge.event == row.id and charge.feature == key.feature for charge in ledger.charges)
             ),
             ZERO,
         )

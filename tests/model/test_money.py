@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tallyd.model.money import number_problem, plain, round_to_currency, tidy
 
 fitting = st.decimals(
-    Decimal("-99999999999999999999"), Decimal("99999999999999999999"), allow_nan=False, places=18
+    Decimal(-99999999999999999999), Decimal(99999999999999999999), allow_nan=False, places=18
 )
 
 
@@ -123,7 +123,7 @@ def test_limits_do_not_follow_the_ambient_context(precision: int) -> None:
     """The check of a number is the same under any context."""
     with decimal.localcontext(decimal.Context(prec=precision, traps=[decimal.Inexact])):
         assert number_problem(Decimal("12345678901234567890.123456789012345678")) is None
-        assert number_problem(Decimal("123456789012345678901")) is not None
+        assert number_problem(Decimal(123456789012345678901)) is not None
 
 
 @pytest.mark.parametrize(

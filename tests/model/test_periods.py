@@ -1,16 +1,16 @@
 """Billing periods: half-open, clamped to the month's end, and coming back."""
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support import at
-from tallyd.model.moments import to_micros
 from tallyd.model.periods import Period, calendar_month, period_at
 
-instants = st.datetimes(datetime(2000, 1, 1), datetime(2060, 1, 1), timezones=st.just(UTC)).map(to_micros)
+instants = st.integers(at("2000-01-01T00:00:00Z"), at("2060-01-01T00:00:00Z"))
 intervals = st.sampled_from([1, 2, 3, 6, 12, 120])
 
 
@@ -24,9 +24,7 @@ def successive(starts_at: int, anchor_day: int, count: int, interval_months: int
     periods = []
     moment = starts_at
     for _ in range(count):
-        period = period_at(
-            moment, starts_at=starts_at, anchor_day=anchor_day, interval_months=interval_months
-        )
+        period = period_at(moment, starts_at=starts_at, anchor_day=anchor_day, interval_months=interval_months)
         periods.append(period)
         moment = period.end
     return periods
@@ -85,9 +83,7 @@ def test_a_period_is_half_open() -> None:
         ("2026-12-31", 31, "2027-01-31"),
     ],
 )
-def test_a_start_between_two_boundaries_makes_a_short_first_period(
-    starts_at: str, anchor: int, end: str
-) -> None:
+def test_a_start_between_two_boundaries_makes_a_short_first_period(starts_at: str, anchor: int, end: str) -> None:
     """The first period runs from the start itself to the next boundary."""
     start = day(starts_at)
     assert period_at(start, starts_at=start, anchor_day=anchor) == Period(start, day(end))
@@ -121,7 +117,7 @@ def test_periods_tile_time(starts_at: int, anchor: int, interval: int, count: in
     """Successive periods meet without gap or overlap, and any instant inside one gives that same period."""
     periods = successive(starts_at, anchor, count, interval)
     assert periods[0].start == starts_at
-    for before, after in zip(periods, periods[1:], strict=False):
+    for before, after in pairwise(periods):
         assert before.end == after.start
     for period in periods:
         for moment in (period.start, (period.start + period.end) // 2, period.end - 1):

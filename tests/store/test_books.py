@@ -125,7 +125,9 @@ async def test_a_key_space_has_its_own_keys(opener: Opener, tmp_path: Path) -> N
         assert await query(books, "SELECT count(*) FROM events") == [(2,)]
 
 
-@pytest.mark.parametrize("sql", ["DELETE FROM events", "INSERT INTO features VALUES ('a','b',NULL,NULL,1)", "DROP TABLE events"])
+@pytest.mark.parametrize(
+    "sql", ["DELETE FROM events", "INSERT INTO features VALUES ('a','b',NULL,NULL,1)", "DROP TABLE events"]
+)
 async def test_readers_cannot_write(opener: Opener, tmp_path: Path, sql: str) -> None:
     """A reading connection refuses every change."""
     async with opener(tmp_path / "t.db") as books:

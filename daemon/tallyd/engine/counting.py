@@ -57,7 +57,7 @@ def count(account: Account, enrolment: Enrolment, event: UsageEvent) -> list[Cou
 
 
 def _capped(feature: PricedFeature, counter: Counter, units: Decimal) -> bool:
-    """Whether the cap zeroes the event. A reading that adds nothing to a meter, or brings it down, stays under it."""
+    """Whether the cap zeroes the event: not a reading that adds nothing to a meter, or brings it down."""
     if feature.meter is not None and units <= ZERO:
         return False
     return entitlements.capped(feature, counter)

@@ -69,7 +69,7 @@ class Methods:
         except msgspec.MsgspecError:
             return None
         reference = request.customer_reference_id
-        account = self._core.directory.resident(CustomerRef(RefKind.REFERENCE, reference))
+        account = self._core.directory.resident_named(reference)
         if account is None or not account.known:
             return None
         return commands.answer_check(self._core, account, reference, request.feature_key)
