@@ -111,7 +111,7 @@ class Config(_Section, frozen=True, kw_only=True):
     account: AccountSettings = AccountSettings()
     log: Log = Log()
     catalog: str | None = None
-    shutdown_s: PositiveNumber = 4.0
+    shutdown_s: PositiveNumber = 3.0
 
     @property
     def data_dir(self) -> Path:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support import ingest, open_test_core, request
 
+from support import ingest, open_test_core, request
 from tallyd.actors.key_filter import KeyFilter
 from tallyd.actors.messages import Accepted, Duplicate
 

@@ -72,13 +72,17 @@ def test_a_wrong_type_or_a_misspelt_key_is_refused_by_place(text: str, place: st
             "plans.p.features[0].pricing.model",
         ),
         (
-            (f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "usage", usage_unit_type = "u", '  # noqa: E501
-            "price_per_unit = -1 } }]"),
+            (
+                f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "usage", usage_unit_type = "u", '  # noqa: E501
+                "price_per_unit = -1 } }]"
+            ),
             "plans.p.features[0].pricing.price_per_unit",
         ),
         (
-            (f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "usage", usage_unit_type = "u", '  # noqa: E501
-            "price_per_unit = nan } }]"),
+            (
+                f'{FEATURE}{PLAN}features = [{{ feature = "api", pricing = {{ model = "usage", usage_unit_type = "u", '  # noqa: E501
+                "price_per_unit = nan } }]"
+            ),
             "plans.p.features[0].pricing.price_per_unit",
         ),
         (
@@ -104,8 +108,10 @@ def test_a_wrong_type_or_a_misspelt_key_is_refused_by_place(text: str, place: st
         ),
         ('[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "sum" }', "meters.m.aggregation.key"),
         (
-            ('[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "count" }\n'
-            'filter = { conjunction = "and", clauses = [] }'),
+            (
+                '[[meters]]\nkey = "m"\nevent_name = "e"\naggregation = { type = "count" }\n'
+                'filter = { conjunction = "and", clauses = [] }'
+            ),
             "meters.m.filter.clauses",
         ),
     ],

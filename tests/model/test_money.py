@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from tallyd.model.money import number_problem, plain, round_to_currency, tidy
 
-fitting = st.decimals(
-    Decimal(-99999999999999999999), Decimal(99999999999999999999), allow_nan=False, places=18
-)
+fitting = st.decimals(Decimal(-99999999999999999999), Decimal(99999999999999999999), allow_nan=False, places=18)
 
 
 @pytest.mark.parametrize(

@@ -147,9 +147,7 @@ def test_giving_back_all_of_a_tier_gives_back_its_fee() -> None:
     assert Graduated().marginal(read(UPSTREAM), used, back) == Decimal("-5.001")
 
 
-@pytest.mark.parametrize(
-    ("cap", "limit"), [({}, None), ({"max_usage": 0}, None), ({"max_usage": 7}, Decimal(7))]
-)
+@pytest.mark.parametrize(("cap", "limit"), [({}, None), ({"max_usage": 0}, None), ({"max_usage": 7}, Decimal(7))])
 def test_max_usage_is_the_limit_and_zero_is_none(cap: dict[str, int], limit: Decimal | None) -> None:
     """A cap is the limit in units; 0 or none means no cap."""
     terms = with_tiers(LAST, **cap)
@@ -190,9 +188,7 @@ def test_tiers_that_cannot_be_priced_are_refused_by_name(tiers: list[dict[str, A
     assert refused.value.field == key
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("usage_unit_type", ""), ("max_usage", -1), ("max_usage", "1e30")]
-)
+@pytest.mark.parametrize(("key", "value"), [("usage_unit_type", ""), ("max_usage", -1), ("max_usage", "1e30")])
 def test_other_terms_are_refused_by_name(key: str, value: Any) -> None:
     """A nameless unit and a cap that cannot be kept are refused, naming the key."""
     with pytest.raises(TermsError) as refused:

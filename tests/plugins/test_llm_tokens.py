@@ -252,9 +252,7 @@ def test_an_event_costs_what_the_slow_marginal_says(terms: LLMTokensTerms, event
     assert charge == PricingModel.marginal(model, terms, {}, event)
 
 
-@pytest.mark.parametrize(
-    ("cap", "limit"), [({}, None), ({"max_usage": 0}, None), ({"max_usage": 7}, Decimal(7))]
-)
+@pytest.mark.parametrize(("cap", "limit"), [({}, None), ({"max_usage": 0}, None), ({"max_usage": 7}, Decimal(7))])
 def test_max_usage_is_the_limit_and_zero_is_none(cap: dict[str, int], limit: Decimal | None) -> None:
     """A cap is the limit in units; 0 or none means no cap."""
     assert LLMTokens().limit(with_terms(markup_percent=1, **cap)) == limit

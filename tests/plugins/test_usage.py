@@ -40,9 +40,7 @@ def test_the_hook_offers_it_by_its_name() -> None:
         ([1000], '"0.05"', "50", "50.00"),
     ],
 )
-def test_the_period_is_summed_and_rounded_once(
-    events: list[int], price: str, exact: str, rounded: str
-) -> None:
+def test_the_period_is_summed_and_rounded_once(events: list[int], price: str, exact: str, rounded: str) -> None:
     """Charges stay exact until the one rounding at the invoice line."""
     charged = check_law(UsagePricing(), priced(price), [{UNITS: Decimal(units)} for units in events])
     assert charged == Decimal(exact)
@@ -83,9 +81,7 @@ def test_the_rating_explains_itself() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("cap", "limit"), [("", None), ("max_usage = 0", None), ("max_usage = 7", Decimal(7))]
-)
+@pytest.mark.parametrize(("cap", "limit"), [("", None), ("max_usage = 0", None), ("max_usage = 7", Decimal(7))])
 def test_max_usage_is_the_limit_and_zero_is_none(cap: str, limit: Decimal | None) -> None:
     """A cap is the limit in units; 0 or none means no cap."""
     assert UsagePricing().limit(priced("1", cap)) == limit

@@ -83,9 +83,7 @@ class Odd(Fair):
     def rate(self, terms: PriceTerms, usage: Usage) -> Sequence[Step]:
         """Put the wrong value in the right place."""
         units = usage.get(UNITS, ZERO)
-        return [
-            self.step(**{"quantity": units, "unit_price": None, "amount": units * terms.price} | self.wrong)
-        ]
+        return [self.step(**{"quantity": units, "unit_price": None, "amount": units * terms.price} | self.wrong)]
 
     def marginal(self, terms: PriceTerms, before: Usage, quantity: Usage) -> Decimal:  # noqa: ARG002
         """Be right, so that only the step is wrong."""

@@ -143,9 +143,7 @@ def test_socket_and_service_have_the_same_owner(service: Unit, listening: Unit) 
     assert listening["Socket"]["SocketGroup"] == service["Service"]["Group"] == ["tallyd"]
 
 
-def test_the_directory_can_be_entered_before_and_after_the_first_start(
-    service: Unit, listening: Unit
-) -> None:
+def test_the_directory_can_be_entered_before_and_after_the_first_start(service: Unit, listening: Unit) -> None:
     """The socket unit makes /run/tallyd as root's, the service takes it over: clients get through both."""
     assert listening["Socket"]["DirectoryMode"] == service["Service"]["RuntimeDirectoryMode"] == ["0755"]
 
@@ -153,7 +151,5 @@ def test_the_directory_can_be_entered_before_and_after_the_first_start(
 @pytest.mark.parametrize("name", ["tallyd.service", "tallyd.socket"])
 def test_every_setting_is_written_once(name: str) -> None:
     """A second value silently replaces or adds to the first; only the system call filter means to add."""
-    repeated = {
-        key for settings in read_unit(name).values() for key, values in settings.items() if values[1:]
-    }
+    repeated = {key for settings in read_unit(name).values() for key, values in settings.items() if values[1:]}
     assert repeated <= {"SystemCallFilter"}

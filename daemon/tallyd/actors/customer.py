@@ -5,6 +5,7 @@ changes to the writer. While a commit is in flight it goes on with the next mess
 commit.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -281,7 +282,7 @@ class CustomerActor:
         if not account.known and not runtime.auto_create_customers:
             raise ProblemError(_unknown_customer(self.ref))
         if any(
-            each.plan.key == plan.key and each.subscription.active_at(max(now, message.starts_at))
+            each.plan.key == plan.key and (each.subscription.ends_at or math.inf) > message.starts_at
             for each in account.enrolments
         ):
             text = f"the customer is already subscribed to {plan.key}"

@@ -23,6 +23,7 @@ from tallyd.engine.account import (
 )
 from tallyd.engine.audit_rollups import RollupSums
 from tallyd.engine.costs import CostRule, CostSource
+from tallyd.engine.counting import bearer_of_sent, is_capped, main_feature
 from tallyd.engine.metering import difference
 from tallyd.engine.rating import PricedFeature, PricedPlan
 from tallyd.engine.rerating import RatedCharge, RatedState, as_first, decode_state, event_of
@@ -120,8 +121,11 @@ class Auditor:
             self._find("event", row.id, f"the body cannot be read: {error}")
             return
         self._check_event(first_row, event, first_charges)
-        for charge in first_charges:
-            self._charge(first_row, event, charge)
+        moved = {charge.feature: self._charge(first_row, event, charge) for charge in first_charges}
+        if event.revenue_amount is not None:
+            bearer = bearer_of_sent(row.feature, [feature for feature, keys in moved.items() if keys])
+            for key in moved.get(bearer or "", ()):
+                self._note_sent(row.customer, key, event.revenue_amount)
         self._rollups.add(first_row, event, first_charges)
 
     def _extend(
@@ -179,13 +183,18 @@ class Auditor:
         plan = self._plans.get((charge.plan_key, version))
         return plan.features.get(charge.feature) if plan else None
 
-    def _charge(self, row: EventRow, event: UsageEvent, charge: ChargeRow) -> None:
+    def _note_sent(self, customer: int, key: CounterKey, revenue: Decimal) -> None:
+        counter = self._counters[customer, key]
+        self._counters[customer, key] = msgspec.structs.replace(counter, sent=counter.sent + revenue)
+
+    def _charge(self, row: EventRow, event: UsageEvent, charge: ChargeRow) -> list[CounterKey]:
+        """Check a charge and move its counters; return which: none where a cap was reached."""
         where = f"event {charge.event} feature {charge.feature}"
         feature = self._feature(charge, charge.plan_version)
         subscription = self._subscriptions.get(charge.subscription)
         if feature is None or subscription is None:
             self._find("plan", where, f"{charge.plan_key}@{charge.plan_version} or its subscription is gone")
-            return
+            return []
         period = subscription.period_at(row.occurred_at)
         self._same("charge", where, "period_start", charge.period_start, period.start)
         keys = [CounterKey(charge.subscription, charge.feature, period.start)]
@@ -193,29 +202,33 @@ class Auditor:
             keys.insert(0, CounterKey(charge.subscription, charge.feature, LIFETIME))
         counter = self._counters.get((row.customer, keys[0]), Counter())
         self._same("charge", where, "used_before", charge.used_before, plain(counter.used))
-        capped = feature.limit is not None and counter.used >= feature.limit
-        units = ZERO if capped else self._recount(row.customer, keys[0], feature, event, counter)
+        units, capped = self._recount(row.customer, keys[0], feature, event, counter)
         self._same("charge", where, "units", charge.units, plain(units))
         if capped:
             self._same("charge", where, "amount", charge.amount, "0")
-            return
+            return []
         quantity = _decode_quantity(charge.quantity)
         self._check_amount(where, row, event, feature, charge, counter, quantity)
         for key in keys:
             before = self._counters.get((row.customer, key), Counter())
             self._counters[row.customer, key] = _advanced(before, event, charge, units, quantity)
+        return keys
 
     def _recount(
         self, customer: int, key: CounterKey, feature: PricedFeature, event: UsageEvent, counter: Counter
-    ) -> Decimal:
+    ) -> tuple[Decimal, bool]:
+        """Return the units an event adds, and whether a cap keeps them from counting."""
         meter = feature.meter
+        seen = self._seen.setdefault((customer, key), set()) if meter else set()
         if meter is None:
-            return rating.units_of(feature, event)
-        seen = self._seen.setdefault((customer, key), set())
-        units = difference(meter, event, value=counter.used, latest_at=counter.latest_at, seen=seen)
-        if meter.aggregation == "unique":
+            units = rating.units_of(feature, event)
+        else:
+            units = difference(meter, event, value=counter.used, latest_at=counter.latest_at, seen=seen)
+        if is_capped(feature, counter, units):
+            return ZERO, True
+        if meter is not None and meter.aggregation == "unique":
             seen.add(str(meter.reading(event)))
-        return units
+        return units, False
 
     def _check_amount(
         self,
@@ -362,12 +375,11 @@ def _chained(row: EventRow) -> tuple[object, ...]:
 def _units(row: EventRow, event: UsageEvent, charges: list[ChargeRow]) -> Decimal:
     if row.capped:
         return ZERO
+    main = main_feature(row.feature, [charge.feature for charge in charges])
     for charge in charges:
-        if charge.feature == row.feature:
+        if charge.feature == main:
             return Decimal(charge.units)
-    if event.units is not None:
-        return event.units
-    return Decimal(charges[0].units) if charges else ZERO
+    return event.units or ZERO
 
 
 def _sum(left: dict[str, Decimal], right: Mapping[str, Decimal]) -> dict[str, Decimal]:
@@ -383,7 +395,7 @@ def _advanced(
         used=counter.used + units,
         rated=_sum(counter.rated, quantity),
         charged=counter.charged + Decimal(charge.amount or 0),
-        sent=counter.sent + (event.revenue_amount or ZERO),
+        sent=counter.sent,
         events=counter.events + 1,
         unpriced=counter.unpriced + (charge.no_price is not None),
         latest_at=max(counter.latest_at, event.occurred_at),

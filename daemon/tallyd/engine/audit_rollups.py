@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Final
 
 from tallyd.engine.account import ChargeRow, EventRow, RollupDelta, RollupKey
+from tallyd.engine.counting import main_feature
 from tallyd.engine.rollups import COST_CURRENCY
 from tallyd.model.event import UsageEvent
 from tallyd.model.moments import hour_of
@@ -38,8 +39,8 @@ class RollupSums:
         for charge in charges:
             if event.revenue_amount is None:
                 self.earn(row, charge.feature, charge.currency, Decimal(charge.amount or 0))
-                if charge.feature != own_feature and Decimal(charge.units):
-                    self._sum(_key(row, charge.feature, charge.currency)).units += Decimal(charge.units)
+            if charge.feature != own_feature and Decimal(charge.units):
+                self._sum(_key(row, charge.feature, charge.currency)).units += Decimal(charge.units)
 
     def own(self, row: EventRow, charges: list[ChargeRow]) -> RollupDelta:
         """Return the row that an event's units and cost stand in."""
@@ -63,7 +64,7 @@ class RollupSums:
 
 
 def _own_feature(row: EventRow, charges: list[ChargeRow]) -> str:
-    return row.feature or (charges[0].feature if charges else "")
+    return main_feature(row.feature, [charge.feature for charge in charges])
 
 
 def _key(row: EventRow, feature: str, currency: str = COST_CURRENCY) -> RollupKey:

@@ -1,5 +1,6 @@
 """Counting: which features of the plan an event feeds, by how much, and what their counters are afterwards."""
 
+from collections.abc import Iterable
 from decimal import Decimal
 
 import msgspec
@@ -52,11 +53,25 @@ def count(account: Account, enrolment: Enrolment, event: UsageEvent) -> list[Cou
                 latest_at=counter.latest_at,
                 seen=account.seen.get(key),
             )
-        counts.append(Count(feature, key, counter, units, _capped(feature, counter, units)))
+        counts.append(Count(feature, key, counter, units, is_capped(feature, counter, units)))
     return counts
 
 
-def _capped(feature: PricedFeature, counter: Counter, units: Decimal) -> bool:
+def main_feature(named: str | None, counted: Iterable[str]) -> str:
+    """Return the one feature an event's own units, cost and sent revenue stand under: none is counted twice.
+
+    The feature the event names; else the first it is counted in, by key; else none, which is the empty text.
+    """
+    return named if named is not None else min(counted, default="")
+
+
+def bearer_of_sent(named: str | None, counted: Iterable[str]) -> str | None:
+    """Return the one counter that a revenue sent with the event is noted in, by feature."""
+    features = list(counted)
+    return named if named in features else min(features, default=None)
+
+
+def is_capped(feature: PricedFeature, counter: Counter, units: Decimal) -> bool:
     """Whether the cap zeroes the event: not a reading that adds nothing to a meter, or brings it down."""
     if feature.meter is not None and units <= ZERO:
         return False
@@ -68,18 +83,22 @@ def counters_after(
 ) -> dict[CounterKey, Counter]:
     """Return the new values of the counters that the event moves. A capped feature is not moved."""
     changed = {}
+    bearer = None
+    if event.revenue_amount is not None:
+        bearer = bearer_of_sent(event.feature_key, [each.feature.key for each in counts if not each.capped])
     for each in counts:
         if each.capped:
             continue
-        changed[each.key] = _advance(each.counter, event, each)
+        sent = event.revenue_amount if each.feature.key == bearer else None
+        changed[each.key] = _advance(each.counter, event, each, sent)
         if each.key.period_start == LIFETIME and enrolment:
             start = enrolment.period_at(event.occurred_at).start
             key = CounterKey(each.key.subscription, each.key.feature, start)
-            changed[key] = _advance(account.counters.get(key, EMPTY), event, each)
+            changed[key] = _advance(account.counters.get(key, EMPTY), event, each, sent)
     return changed
 
 
-def _advance(counter: Counter, event: UsageEvent, each: Count) -> Counter:
+def _advance(counter: Counter, event: UsageEvent, each: Count, sent: Decimal | None) -> Counter:
     """Return the counter after the event. Sent revenue is counted as used, but the plan does not price it."""
     rated = counter.rated
     if each.quantity:
@@ -90,7 +109,7 @@ def _advance(counter: Counter, event: UsageEvent, each: Count) -> Counter:
         used=counter.used + each.units,
         rated=rated,
         charged=counter.charged if each.amount is None else counter.charged + each.amount,
-        sent=counter.sent if event.revenue_amount is None else counter.sent + event.revenue_amount,
+        sent=counter.sent if sent is None else counter.sent + sent,
         events=counter.events + 1,
         unpriced=counter.unpriced + (each.no_price is not None),
         latest_at=max(counter.latest_at, event.occurred_at),

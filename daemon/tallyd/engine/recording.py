@@ -199,15 +199,14 @@ def _revenue(event: UsageEvent, counts: list[Count], *, capped: bool) -> tuple[D
 
 
 def _units(event: UsageEvent, counts: list[Count], *, capped: bool) -> Decimal:
-    """Units of the event itself: what its own feature counted, else what was sent."""
+    """Units of the event itself: what its main feature counted, else what was sent."""
     if capped:
         return ZERO
+    main = counting.main_feature(event.feature_key, [count.feature.key for count in counts])
     for count in counts:
-        if count.feature.key == event.feature_key:
+        if count.feature.key == main:
             return count.units
-    if event.units is not None:
-        return event.units
-    return counts[0].units if counts else ZERO
+    return event.units or ZERO
 
 
 def _charge_rows(

@@ -24,6 +24,7 @@ from tallyd.engine.account import (
     RollupKey,
 )
 from tallyd.engine.costs import Cost
+from tallyd.engine.counting import main_feature
 from tallyd.engine.rating import NoPrice, PricedFeature, PricedPlan
 from tallyd.engine.recording import Terms
 from tallyd.engine.rollups import COST_CURRENCY
@@ -240,7 +241,7 @@ def _counters(
 def _rollups(
     row: EventRow, new_row: EventRow, charges: list[ChargeRow], new_charges: list[ChargeRow]
 ) -> list[tuple[RollupKey, RollupDelta]]:
-    own_feature = row.feature or (charges[0].feature if charges else "")
+    own_feature = main_feature(row.feature, [charge.feature for charge in charges])
     own = RollupKey(
         hour_of(row.occurred_at),
         row.customer,

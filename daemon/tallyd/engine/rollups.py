@@ -9,7 +9,7 @@ from typing import Final
 
 from tallyd.engine.account import EventRow, RollupDelta, RollupKey
 from tallyd.engine.costs import Cost
-from tallyd.engine.counting import Count
+from tallyd.engine.counting import Count, main_feature
 from tallyd.model.event import UsageEvent
 from tallyd.model.moments import hour_of
 from tallyd.model.money import ZERO
@@ -26,7 +26,7 @@ def rollups_of(
     counts: list[Count],
 ) -> list[tuple[RollupKey, RollupDelta]]:
     """Return what one event adds to which roll-up rows."""
-    own_feature = event.feature_key or (counts[0].feature.key if counts else "")
+    own_feature = main_feature(event.feature_key, [count.feature.key for count in counts])
     hour, model, provider = hour_of(event.occurred_at), event.model or "", event.provider or ""
     own = RollupKey._make((hour, row.customer, own_feature, model, provider, event.name, COST_CURRENCY))
     delta = RollupDelta(events=1, units=units, unpriced=1 if row.no_price else 0)
@@ -54,7 +54,12 @@ def _charged(
 ) -> list[tuple[str, Decimal, Decimal]]:
     """Return (feature, units beside the event's own, revenue) for everything that earned something."""
     if event.revenue_amount is not None:
-        return [(own_feature, ZERO, revenue)] if revenue else []
+        others = [
+            (count.feature.key, count.units, ZERO)
+            for count in counts
+            if count.units and count.feature.key != own_feature
+        ]
+        return [(own_feature, ZERO, revenue or ZERO), *others]
     return [
         (
             count.feature.key,

@@ -58,7 +58,7 @@ def read_line(line: bytes) -> Call | list[msgspec.Raw]:
     Raises:
         LineError: not JSON, not a request, or a batch of none or too many.
     """
-    if line[:1] == b"[":
+    if line.lstrip()[:1] == b"[":
         try:
             parts: list[msgspec.Raw] = _decode_batch(line)
         except ProblemError as error:
