@@ -38,6 +38,7 @@ class Http(_Section, frozen=True, kw_only=True):
     bind: str = "127.0.0.1:8787"
     unix: str | None = None
     body_bytes_max: Positive = 4_194_304
+    bodies_bytes_max: Positive = 134_217_728
 
 
 class Peer(_Section, frozen=True, kw_only=True):

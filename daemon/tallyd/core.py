@@ -16,7 +16,7 @@ from tallyd.actors.worker import Worker
 from tallyd.api.keys import KeyRing
 from tallyd.clock import Clock, new_uuid
 from tallyd.config import Config
-from tallyd.engine.catalog import read_catalog
+from tallyd.engine.catalog import CatalogError, CatalogIssue, read_catalog
 from tallyd.pricing.registry import Registry
 from tallyd.store import sqlite, tables
 from tallyd.store.accounts import load_sequences
@@ -59,7 +59,10 @@ class Core(msgspec.Struct, kw_only=True):
         path = self.config.catalog
         if path is None:
             return []
-        text = await trio.Path(path).read_text(encoding="utf-8")
+        try:
+            text = await trio.Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CatalogError(path, [CatalogIssue("file", f"is not UTF-8: {error}")]) from None
         return await self.catalogue.replace(read_catalog(text, path), path, self.writer)
 
 

@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from tallyd import __version__
+from tallyd.api.bounds import BoundedBodies
 from tallyd.api.http.app import make_app
 from tallyd.api.socket.methods import Methods
 from tallyd.api.socket.server import SocketServer, listen_unix
@@ -152,7 +153,11 @@ class Service:
         settings.accesslog = None
         settings.errorlog = None
         settings.include_server_header = False
-        app = make_app(core, ready=lambda: not self.stopping.is_set())
+        app = BoundedBodies(
+            make_app(core, ready=lambda: not self.stopping.is_set()),  # type: ignore[arg-type]
+            bodies_bytes_max=self.config.http.bodies_bytes_max,
+            body_bytes_max=self.config.http.body_bytes_max,
+        )
 
         async def serve() -> None:
             serve_app: Any = hypercorn.trio.serve
@@ -196,7 +201,7 @@ class Service:
         self._notifier.reloading()
         try:
             changed = await self.core.reload_catalog()
-        except (CatalogError, OSError, UnicodeDecodeError) as error:
+        except (CatalogError, OSError) as error:
             _log.error("catalog refused; the running one stays", problems=str(error).splitlines())
             raise ProblemError(Problem(code=Code.VALIDATION_FAILED, message=str(error))) from None
         else:
@@ -253,5 +258,7 @@ async def _heed(service: Service, signals: Any) -> None:
                     await service.reload()
                 except ProblemError:
                     continue  # it was logged; the running catalog stays
+                except Exception:  # noqa: BLE001 - no catalog may end the daemon: the running one stays
+                    _log.exception("catalog could not be read; the running one stays")
         else:
             service.stop()

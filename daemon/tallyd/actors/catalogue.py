@@ -105,7 +105,7 @@ class Catalogue:
             return await self._replace(definitions, source, writer)
 
     async def _replace(self, definitions: Definitions, source: str, writer: Writer) -> list[str]:
-        check_catalog(definitions, self._registry.models, source)
+        await trio.to_thread.run_sync(check_catalog, definitions, self._registry.models, source)
         now = self._clock.now()
         features = [self._feature_row(feature, now) for feature in definitions.features]
         meters = [meter for meter in (self._meter_row(each, now) for each in definitions.meters) if meter]

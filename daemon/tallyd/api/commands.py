@@ -21,6 +21,8 @@ from tallyd.model.moments import iso
 from tallyd.model.problems import Code, Problem, ProblemError, invalid, not_found
 
 EVENTS_MAX: Final = 1_000
+IDENTIFIER_SHORT: Final = 128
+"""Characters of names in an evaluate request (CONTRACTS 1.3)."""
 decode_event: Final = Decoder(EventBody)
 CAPPED: Final = "The usage limit was already reached: the event is kept, and counted as zero"
 
@@ -179,7 +181,11 @@ async def evaluate(core: Core, request: EvaluateInput, new_flow_id: str | None) 
     if units is not None and check_number("usage.usageUnits", units, negative=True) <= 0:
         raise invalid("usage.usageUnits", "must be greater than zero")
     ref = by_reference(request.customer_reference_id)
-    check_identifier("featureKey", request.feature_key, 128)
+    check_identifier("featureKey", request.feature_key, IDENTIFIER_SHORT)
+    if request.usage and request.usage.event_name is not None:
+        check_identifier("usage.eventName", request.usage.event_name, IDENTIFIER_SHORT)
+    if request.context and request.context.flow_id is not None:
+        check_identifier("context.flowId", request.context.flow_id, IDENTIFIER_SHORT)
     account = await known_account(core, ref)
     core.counts.checks += 1
     answer = entitlements.decide(account, request.feature_key, core.clock.now(), units)

@@ -13,6 +13,7 @@ ShapeT = TypeVar("ShapeT")
 encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 """Decimals as JSON numbers with all their digits (Tanso's way; CONTRACTS A3)."""
 
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _PLACE: Final = re.compile(r" - at `(?:key in )?\$\.?(?P<place>[^`]*)`$")
 _MISSING: Final = re.compile(r"^Object missing required field `(?P<field>[^`]+)`")
 _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<field>[^`]+)`")
@@ -38,10 +39,19 @@ class Decoder:
             return self._decode(content)
         except msgspec.ValidationError as error:
             raise ProblemError(_validation_problem(str(error))) from None
+        except ArithmeticError:  # an exponent that Decimal itself cannot hold
+            text = "holds a number with an exponent that is out of range"
+            raise ProblemError(Problem(code=Code.VALIDATION_FAILED, message=text)) from None
         except RecursionError:
             raise ProblemError(Problem(code=Code.MALFORMED, message="JSON is nested too deeply")) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ProblemError(Problem(code=Code.MALFORMED, message=str(error))) from None
+            raise ProblemError(Problem(code=Code.MALFORMED, message=_malformed(content, str(error)))) from None
+
+
+def _malformed(content: bytes | str | msgspec.Raw, message: str) -> str:
+    """Say what is wrong with JSON; an unpaired surrogate is called by its name."""
+    raw = content.encode() if isinstance(content, str) else bytes(content)
+    return "text with an unpaired surrogate" if _SURROGATE.search(raw) else message
 
 
 def _validation_problem(text: str) -> Problem:

@@ -59,6 +59,9 @@ def read_catalog(text: str, source: str) -> Definitions:
         message, _, place = str(error).partition(" - at `$")
         where = place.rstrip("`").lstrip(".") or "top level"
         raise CatalogError(source, [CatalogIssue(where, message)]) from None
+    except (ArithmeticError, RecursionError, ValueError) as error:  # what tomllib lets through
+        text = f"holds a number or a nesting that cannot be read: {error}"
+        raise CatalogError(source, [CatalogIssue("TOML", text)]) from None
 
 
 def check_catalog(definitions: Definitions, models: Models, source: str) -> None:

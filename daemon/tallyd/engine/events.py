@@ -59,7 +59,7 @@ def check_number(field: str, value: Decimal, *, negative: bool = False) -> Decim
         raise invalid(field, problem)
     if value < 0 and not negative:
         raise invalid(field, "must not be negative")
-    return value
+    return value or abs(value)  # -0 is 0
 
 
 def customer_ref(body: EventBody) -> CustomerRef:

@@ -11,6 +11,8 @@ HOUR_US: Final = 60 * MINUTE_US
 DAY_US: Final = 24 * HOUR_US
 EARLIEST_US: Final = 946_684_800 * SECOND_US  # 2000-01-01: before this a timestamp is a mistake
 
+LATEST_US: Final = 7_258_118_400 * SECOND_US  # 2200-01-01: what is asked about later is a mistake
+
 
 def to_micros(moment: datetime) -> int:
     """Aware datetime -> microseconds since the epoch."""

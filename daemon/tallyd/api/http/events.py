@@ -12,8 +12,15 @@ from tallyd.actors.intake import Request
 from tallyd.actors.messages import Accepted, Duplicate, Refused
 from tallyd.api import commands
 from tallyd.api.http import tanso
-from tallyd.api.http.family import Family, body_bytes, flag_parameter, instant_parameter, whole_parameter
-from tallyd.api.http.replays import KEY_SPACE, transport_key
+from tallyd.api.http.family import (
+    Family,
+    body_bytes,
+    flag_parameter,
+    header_text,
+    instant_parameter,
+    whole_parameter,
+)
+from tallyd.api.http.replays import BATCH_KEY_SPACE, KEY_SPACE, transport_key
 from tallyd.core import Core
 from tallyd.engine.account import ChargeRow, EventRow
 from tallyd.engine.events import decode_body
@@ -43,8 +50,8 @@ class Events:
     async def create(self) -> Response:
         """Record one event: 201, 200 past a cap, 409 for a key that is taken."""
         body = commands.decode_event(await body_bytes())
-        key = request.headers.get("X-Idempotency-Key")
-        event = _with_transport_key(self._read(body, key), "")
+        key = header_text("X-Idempotency-Key")
+        event = _with_transport_key(self._read(body, key), None)
         outcome = (await self._core.intake.ingest([event]))[0]
         if isinstance(outcome, Accepted):
             return tanso.success(commands.accepted_view(outcome), 200 if outcome.row.capped else 201)
@@ -63,9 +70,7 @@ class Events:
     async def create_many(self) -> Response:
         """Record 1 to 1,000 events; 200 with a result for each, in order."""
         batch = commands.decode_batch(await body_bytes())
-        results = await commands.ingest_batch(
-            self._core, batch.events, Source.TANSO, lambda each, index: _with_transport_key(each, f"#{index}")
-        )
+        results = await commands.ingest_batch(self._core, batch.events, Source.TANSO, _with_transport_key)
         return tanso.success({"results": results})
 
     async def list(self) -> Response:
@@ -118,12 +123,13 @@ class Events:
         return view
 
 
-def _with_transport_key(each: Request, suffix: str) -> Request:
+def _with_transport_key(each: Request, index: int | None) -> Request:
     """Give an event without a key of its own one made from the request's transport key; see `replays`."""
     key = transport_key()
     if key is None or each.event.keyed:
         return each
-    event = msgspec.structs.replace(each.event, key_space=KEY_SPACE, key=key + suffix, keyed=True)
+    space, key = (KEY_SPACE, key) if index is None else (BATCH_KEY_SPACE, f"{key}#{index}")
+    event = msgspec.structs.replace(each.event, key_space=space, key=key, keyed=True)
     return Request(each.ref, event)
 
 

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from tallyd.api.keys import require
 from tallyd.api.wire import encode
 from tallyd.core import Core
-from tallyd.model.moments import parse_iso
+from tallyd.model.moments import EARLIEST_US, LATEST_US, parse_iso
 from tallyd.model.problems import Code, Problem, ProblemError, invalid
 
 STATUS: Final = {
@@ -146,9 +146,27 @@ def instant_parameter(name: str) -> int | None:
     if text is None:
         return None
     try:
-        return parse_iso(text.replace(" ", "+") if "T" in text else text)
+        moment = parse_iso(text.replace(" ", "+") if "T" in text else text)
     except (ValueError, OverflowError):
         raise invalid(name, "must be an ISO 8601 time with a zone, such as 2026-11-21T00:00:00Z") from None
+    if not EARLIEST_US <= moment <= LATEST_US:
+        raise invalid(name, "must lie in the years 2000 to 2199")
+    return moment
+
+
+def header_text(name: str) -> str | None:
+    """Read a header as UTF-8 text, so that it equals the same text in a body.
+
+    Raises:
+        ProblemError: not UTF-8.
+    """
+    text: str | None = request.headers.get(name)
+    if text is None or text.isascii():
+        return text
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        raise invalid(name, "must be UTF-8") from None
 
 
 def flag_parameter(name: str, *, default: bool = False) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 from quart import Response, request
 
 from tallyd.actors.idempotency import Claims
-from tallyd.api.http.family import answer, body_bytes
+from tallyd.api.http.family import answer, body_bytes, header_text
 from tallyd.core import Core
 from tallyd.model.problems import Code, Problem, ProblemError, invalid
 from tallyd.store import tables
@@ -23,6 +23,7 @@ from tallyd.store.replay_rows import Replay, find_replay
 HEADER: Final = "Idempotency-Key"
 KEY_CHARACTERS_MAX: Final = 255
 KEY_SPACE: Final = "transport"
+BATCH_KEY_SPACE: Final = "transport.batch"
 _SERVER_ERRORS: Final = 500
 
 
@@ -65,7 +66,7 @@ class Replays:
         else:
             text = f"the {HEADER} was used with another body; send a new request with a new key"
             raise ProblemError(Problem(code=Code.IDEMPOTENCY_CONFLICT, message=text))
-        response.headers[HEADER] = key
+        response.headers[HEADER] = request.headers[HEADER]
         return response
 
 
@@ -75,7 +76,7 @@ def transport_key() -> str | None:
     Raises:
         ProblemError: not 1 to 255 characters.
     """
-    key: str | None = request.headers.get(HEADER)
+    key = header_text(HEADER)
     if key is not None and not 1 <= len(key) <= KEY_CHARACTERS_MAX:
         raise invalid(HEADER, f"must have 1 to {KEY_CHARACTERS_MAX} characters")
     return key

@@ -14,6 +14,7 @@ from tallyd.api.http.subscriptions import subscribe
 from tallyd.api.wire import Decoder
 from tallyd.clock import new_uuid
 from tallyd.core import Core
+from tallyd.engine.events import check_number
 from tallyd.model.customer import CustomerRef, RefKind
 from tallyd.model.event import EventBody, Source
 from tallyd.model.problems import invalid
@@ -95,7 +96,8 @@ class Methods:
     async def consume(self, params: msgspec.Raw) -> Any:
         """Check and ingest in one step: recorded within the limit, or refused and nothing recorded."""
         body: EventBody = commands.decode_event(params)
-        if body.usage_units is not None and body.usage_units <= 0:
+        units = body.usage_units
+        if units is not None and check_number("usageUnits", units, negative=True) <= 0:
             raise invalid("usageUnits", "must be greater than zero")
         return await commands.consume(self._core, body)
 

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 import trio
 
+from tallyd.api.bounds import Budget
 from tallyd.api.keys import require
 from tallyd.api.socket.methods import Methods
 from tallyd.api.socket.peers import peer_of, scopes_of
@@ -33,6 +34,8 @@ from tallyd.config import Socket
 from tallyd.model.problems import Code, Problem, ProblemError
 
 WAITING_BYTES_MAX: Final = 1_048_576
+UNFINISHED_BYTES_MAX: Final = 134_217_728
+"""Of unfinished lines of all peers together."""
 ACCEPT_AGAIN_S: Final = 0.1
 BACKLOG: Final = 1_024
 
@@ -46,6 +49,7 @@ class SocketServer:
         self._methods = methods
         self._settings = settings
         self._accepting = trio.CancelScope()
+        self._unfinished = Budget(UNFINISHED_BYTES_MAX)
         self._streams: set[LineStream] = set()
         self.finished = trio.Event()
 
@@ -97,7 +101,7 @@ class SocketServer:
                 await stream.send(error_line(None, -32000, text, Code.RATE_LIMITED))
                 return
             scopes = scopes_of(*peer_of(accepted), self._settings)
-            await Connection(stream, self._methods, self._settings, scopes).serve()
+            await Connection(stream, self._methods, self._settings, scopes, self._unfinished).serve()
         except* OSError as errors:
             _log.debug("peer went away", error=str(errors.exceptions[0]))
         except* Exception:  # noqa: BLE001 - one connection's defect ends that connection only (P8)
@@ -110,7 +114,16 @@ class SocketServer:
 class Connection:
     """One peer. Checks are answered in the order of the lines, at once; what has to wait is answered when done."""
 
-    def __init__(self, stream: LineStream, methods: Methods, settings: Socket, scopes: frozenset[str]) -> None:
+    def __init__(
+        self,
+        stream: LineStream,
+        methods: Methods,
+        settings: Socket,
+        scopes: frozenset[str],
+        unfinished: Budget,
+    ) -> None:
+        self._unfinished = unfinished
+        self._held = 0
         self._stream = stream
         self._methods = methods
         self._settings = settings
@@ -125,6 +138,19 @@ class Connection:
         # Leaving the nursery waits for the answers on their way: a peer may send, half-close, and read.
 
     async def _read(self, nursery: trio.Nursery) -> None:
+        try:
+            await self._read_lines(nursery)
+        finally:
+            self._hold(0)
+
+    def _hold(self, size: int) -> bool:
+        """Hold this much of an unfinished line, if all peers together leave room for it."""
+        fits = self._unfinished.take(size - self._held)
+        if fits:
+            self._held = size
+        return fits
+
+    async def _read_lines(self, nursery: trio.Nursery) -> None:
         buffer = bytearray()
         deadline = math.inf
         while True:
@@ -149,6 +175,11 @@ class Connection:
                 deadline = math.inf
             elif end >= 0 or not begun:  # a new line has begun; more bytes of it win it no time
                 deadline = trio.current_time() + self._settings.line_timeout_s
+            if not self._hold(len(buffer)):
+                await self._refuse(
+                    "too many lines are unfinished at once; retry shortly", Code.RATE_LIMITED, nursery
+                )
+                return
             if len(buffer) > self._settings.line_bytes_max:
                 text = f"a line is longer than {self._settings.line_bytes_max} bytes"
                 await self._refuse(text, Code.TOO_LARGE, nursery)
