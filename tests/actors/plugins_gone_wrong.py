@@ -1,12 +1,15 @@
 """Pricing models as strangers write them: they raise, return nonsense, hang, or scribble on what is lent."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from tallyd.pricing import UNITS, PricingModel, Step, Terms, Usage, hookimpl
+import trio
+
+from tallyd.pricing import UNITS, PricingModel, ProviderPrices, Step, Terms, Usage, hookimpl
 
 
 class NoTerms(Terms, frozen=True):
@@ -14,17 +17,24 @@ class NoTerms(Terms, frozen=True):
 
 
 class Strange(PricingModel[NoTerms]):
-    """Answers with whatever a function gives."""
+    """Answers, and explains, with whatever a function gives."""
 
     terms = NoTerms
 
-    def __init__(self, name: str, answer: Callable[[Usage, Usage], Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        answer: Callable[[Usage, Usage], Any],
+        explain: Callable[[Usage, Usage], Any] = lambda *_: [],
+    ) -> None:
         self.name = name  # type: ignore[misc]
         self._answer = answer
+        self._explain = explain
 
     def rate(self, terms: NoTerms, usage: Usage) -> Sequence[Step]:  # noqa: ARG002
-        """Explain nothing."""
-        return []
+        """Explain."""
+        explained: Sequence[Step] = self._explain({}, usage)
+        return explained
 
     def marginal(self, terms: NoTerms, before: Usage, quantity: Usage) -> Decimal:  # noqa: ARG002
         """Answer."""
@@ -43,6 +53,18 @@ def plugin(*models: PricingModel[Any]) -> object:
     return Plugin()
 
 
+def price_plugin(answer: Callable[[str, str | None], Any]) -> object:
+    """A plugin that is asked what providers charge."""
+
+    class Plugin:
+        @hookimpl
+        def tallyd_provider_prices(self, model: str, provider: str | None) -> ProviderPrices | None:
+            prices: ProviderPrices | None = answer(model, provider)
+            return prices
+
+    return Plugin()
+
+
 def catalog(*names: str) -> str:
     """A plan for each model, named after it, and a plain one."""
     plans = [("plain", '"usage", usage_unit_type = "u", price_per_unit = "0.10"')]
@@ -57,6 +79,65 @@ def catalog(*names: str) -> str:
 def raising(_before: Usage, _quantity: Usage) -> Any:
     """Raise."""
     raise RuntimeError("a stranger's mistake")
+
+
+class Odd(BaseException):
+    """What no `except Exception` catches."""
+
+
+FATAL: dict[str, Callable[[], BaseException]] = {
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "SystemExit": SystemExit,
+    "of its own": Odd,
+    "Cancelled": lambda: trio.Cancelled._create(source="deadline"),  # noqa: SLF001
+}
+"""What would end the daemon if it came out of a thread as it is."""
+
+
+class Fatal:
+    """Raises one of these, wherever it is called."""
+
+    def __init__(self, name: str) -> None:
+        self._make = FATAL[name]
+
+    def __call__(self, *_arguments: Any) -> Any:
+        """Raise."""
+        raise self._make()
+
+
+class StrangeDecimal(Decimal):
+    """A number that breaks whatever touches it."""
+
+    def is_finite(self) -> bool:
+        """Raise."""
+        raise RuntimeError("a stranger's number")
+
+
+class StrangeText(str):
+    """A text that breaks whatever sends it."""
+
+    __slots__ = ()
+
+    def encode(self, *_arguments: Any) -> bytes:
+        """Raise."""
+        raise RuntimeError("a stranger's text")
+
+
+def step(**fields: Any) -> Step:
+    """A good step, but for some fields."""
+    good = {"words": "w", "dimension": UNITS, "quantity": Decimal(1), "unit_price": None, "amount": Decimal(1)}
+    return Step(**{**good, **fields})
+
+
+def endless(_before: Usage, _quantity: Usage) -> Any:
+    """Explain for ever."""
+    return itertools.repeat(step())
+
+
+def fair(_before: Usage, quantity: Usage) -> Any:
+    """Charge two a unit."""
+    return quantity[UNITS] * 2
 
 
 def leaving(_before: Usage, _quantity: Usage) -> Any:

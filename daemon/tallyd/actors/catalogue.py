@@ -28,6 +28,7 @@ from tallyd.store.writer import Writer
 
 PRICES_REMEMBERED_MAX: Final = 10_000
 PRICE_LOOKUP_MAX_S: Final = 10
+PRICE_LOOKUPS_MAX: Final = 3
 _NAMESPACE: Final = uuid.UUID("0d6f2f2e-3f57-52c8-8a5e-3a3b8d0e6b11")
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -61,6 +62,7 @@ class Catalogue:
         self._operator_prices: dict[str, list[ProviderPrices]] = {}
         self.prices: dict[PriceKey, ProviderPrices | None] = {}
         self._learning = trio.Lock()  # many customers ask for the same model at once: one look-up answers them
+        self._lookups = trio.CapacityLimiter(PRICE_LOOKUPS_MAX)
         self._currency = currency
         self.terms = self._terms()
         for each in stored.plans:
@@ -207,16 +209,24 @@ class Catalogue:
         prices = self.prices
         found = self._operator_price(model, provider)
         if found is None:
-            with trio.move_on_after(PRICE_LOOKUP_MAX_S) as patience:
-                try:
-                    found = await trio.to_thread.run_sync(
-                        self._registry.provider_prices, model, provider, abandon_on_cancel=True
-                    )
-                except Exception:  # noqa: BLE001 - a stranger's plugin may raise anything: the model stays unpriced (P8)
-                    _log.exception("provider price lookup failed", model=model, provider=provider)
-            if patience.cancelled_caught:
-                _log.error("provider price lookup took too long", model=model, provider=provider)
+            found = await self._plugin_price(model, provider)
         prices[key] = found
+
+    async def _plugin_price(self, model: str, provider: str | None) -> ProviderPrices | None:
+        """Ask the plugins. A look-up that hangs keeps its thread; when none is left, plugins are not asked."""
+        if not self._lookups.available_tokens:
+            _log.error("provider price plugins hang and are not asked", model=model, provider=provider)
+            return None
+        with trio.move_on_after(PRICE_LOOKUP_MAX_S):
+            try:
+                return await trio.to_thread.run_sync(
+                    self._registry.provider_prices, model, provider, abandon_on_cancel=True, limiter=self._lookups
+                )
+            except Exception:  # noqa: BLE001 - a stranger's plugin, or no thread to be had: the model stays unpriced (P8)
+                _log.exception("provider price lookup failed", model=model, provider=provider)
+                return None
+        _log.error("provider price lookup took too long", model=model, provider=provider)
+        return None
 
     def forget_prices(self) -> None:
         """Forget what was learned of provider prices, so that a model unknown so far is looked up again."""

@@ -17,6 +17,7 @@ import trio
 from tallyd.actors.mailbox import Mailbox
 from tallyd.actors.messages import Accepted, Introduce, Message, Outcome, Record, Refused, Rerate, Subscribe
 from tallyd.actors.runtime import Runtime
+from tallyd.actors.worker import all_inline
 from tallyd.engine import recording, rerating
 from tallyd.engine.account import Account, Changes, Enrolment, apply
 from tallyd.engine.recording import Denied, Recorded
@@ -333,16 +334,17 @@ class CustomerActor:
         await self._own_commits()
         row, charges = await runtime.books.read(partial(event_rows.event_with_charges, number=message.event))
         await self._learn_prices([rerating.event_of(row)])
-        changes = await runtime.worker.call(
-            lambda: rerating.decide(
-                account,
-                row,
-                charges,
-                now=runtime.clock.now(),
-                terms=runtime.catalogue.terms,
-                latest=runtime.catalogue.latest,
-            )
+        latest = runtime.catalogue.latest
+        decide = partial(
+            rerating.decide, row=row, charges=charges, now=runtime.clock.now(), terms=runtime.catalogue.terms
         )
+        plans = [each.plan for each in account.enrolments]
+        if all_inline(runtime.registry, [*plans, *(latest(plan.key) for plan in plans)]):
+            changes = decide(account, latest=latest)
+        else:
+            changes = await runtime.worker.call(
+                lambda watch: decide(watch.account(account), latest=watch.latest(latest))
+            )
         if changes is None:
             message.settle()
             return

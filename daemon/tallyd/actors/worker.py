@@ -1,30 +1,57 @@
 """Calling plugins that are not trusted with the daemon's own thread: on a worker thread, with a time budget.
 
-Deciding is pure, so a decision that hangs can simply be abandoned and made again without the plugin (P8).
+All such work is pure, so work that hangs can simply be abandoned and done again without the model it hangs in
+(P8). An abandoned thread cannot be stopped: its place is given to others, and a model that keeps threads is not
+asked any more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import copy
 from functools import partial
+from itertools import islice
 from threading import Lock
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
+import msgspec
 import structlog
 import trio
 
 from tallyd.engine import rating
-from tallyd.engine.account import Account
-from tallyd.engine.rating import NoPrice, PricedFeature
+from tallyd.engine.account import Account, Enrolment
+from tallyd.engine.rating import STEPS_MAX, NoPrice, PricedFeature, PricedPlan, TookTooLong
 from tallyd.engine.recording import Denied, Recorded
+from tallyd.engine.rerating import LatestPlan
 from tallyd.model.event import UsageEvent
-from tallyd.pricing.seam import Usage
+from tallyd.pricing.registry import Registry
+from tallyd.pricing.seam import PricingModel, Step, Terms, Usage
 
 AnswerT = TypeVar("AnswerT")
 
-THREADS_MAX: Final = 16
+DECIDING_MAX: Final = 16
+"""Threads that decide events; an explanation never takes one of them."""
+
+EXPLAINING_MAX: Final = 4
+"""Threads that explain charges and re-rate."""
+
 STUCK_MAX: Final = 2
 """Abandoned calls of one pricing model at a time; with more, the model rests until one comes back."""
 
+CALL_BUDGETS: Final = 10
+"""Budgets that an explanation or a re-rating has: it asks every model of a customer, or a whole period's usage."""
+
+PATIENCE_BUDGETS: Final = 10
+"""How much longer than its own time work may wait for a thread."""
+
+Asked = tuple[str, Literal["marginal", "rate"]]
+"""A model and what it is asked. One that cannot explain may still charge: whoever reads takes no price away."""
+
 _log = structlog.get_logger(__name__)
+
+
+def all_inline(registry: Registry, plans: Iterable[PricedPlan | None]) -> bool:
+    """Whether all models of some plans are trusted with the daemon's own thread."""
+    features = (feature for plan in plans if plan is not None for feature in plan.features.values())
+    return all(registry.inline(feature.model) for feature in features)
 
 
 class Worker:
@@ -32,17 +59,14 @@ class Worker:
 
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s
-        self._limiter = trio.CapacityLimiter(THREADS_MAX)
-        self._stuck: dict[str, int] = {}
-        self._lock = Lock()
+        self._deciding = trio.CapacityLimiter(DECIDING_MAX)
+        self._explaining = trio.CapacityLimiter(EXPLAINING_MAX)
+        self._stuck = _Stuck()
         self.timeouts = 0
 
-    async def call(self, work: Callable[[], AnswerT]) -> AnswerT | None:
-        """Run pure work within ten budgets; None when it takes longer."""
-        with trio.move_on_after(self._budget_s * 10):
-            return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
-        self.timeouts += 1
-        return None
+    async def call(self, work: "Callable[[Watch], AnswerT]") -> AnswerT | None:
+        """Run pure work that asks only models it got from the watch; None when there is no time for it."""
+        return await self._persist(work, self._explaining, self._budget_s * CALL_BUDGETS)
 
     async def decide(
         self,
@@ -52,59 +76,146 @@ class Worker:
         arguments: dict[str, Any],
     ) -> Recorded | Denied:
         """Decide an event; a model that does not answer in time leaves its charge unpriced."""
-        late: set[str] = set()
+        attempt = partial(decide, account, event, **arguments)
+        decided = await self._persist(
+            lambda watch: attempt(marginal=watch.marginal), self._deciding, self._budget_s
+        )
+        return attempt(marginal=_without_plugins) if decided is None else decided
+
+    async def _persist(
+        self, work: "Callable[[Watch], AnswerT]", limiter: trio.CapacityLimiter, budget_s: float
+    ) -> AnswerT | None:
+        """Try until no model takes too long; None: no thread was free, or none of the models is to blame."""
+        late: set[Asked] = set()
         while True:
-            call = _Call()
-            marginal = self._guarded(frozenset(late), call)
-            with trio.move_on_after(self._budget_s):
-                return await trio.to_thread.run_sync(
-                    partial(decide, account, event, marginal=marginal, **arguments),
-                    abandon_on_cancel=True,
-                    limiter=self._limiter,
-                )
+            watch = Watch(self._stuck, frozenset(late))
+            answered, answer = await _attempt(partial(work, watch), limiter, budget_s)
+            if answered:
+                return answer
             self.timeouts += 1
-            blamed = self._abandon(call)
-            if blamed is None:  # no thread was free, or none of the models is to blame
-                return decide(account, event, marginal=_without_plugins, **arguments)
-            _log.error("pricing model took too long; the charge stays unpriced", model=blamed)
+            blamed = watch.abandon()
+            if blamed is None:
+                return None
+            _log.error("pricing model took too long; it is left out", model=blamed[0], asked=blamed[1])
             late.add(blamed)
 
-    def _guarded(self, late: frozenset[str], call: "_Call") -> Any:
-        """Return `rating.marginal`, noting which model is being asked and leaving out those that hang."""
 
-        def marginal(feature: PricedFeature, before: Usage, quantity: Usage) -> Any:
-            name = feature.model.name
-            with self._lock:
-                if call.abandoned or name in late or self._stuck.get(name, 0) > STUCK_MAX:
-                    return None, NoPrice.PLUGIN_TIMEOUT
-                call.asking = name
-            try:
-                return rating.marginal(feature, before, quantity)
-            finally:
-                with self._lock:
-                    call.asking = None
-                    if call.abandoned:
-                        self._stuck[name] -= 1
+async def _attempt(
+    work: Callable[[], AnswerT], limiter: trio.CapacityLimiter, budget_s: float
+) -> tuple[bool, AnswerT | None]:
+    """Run work on a thread: whether it answered in time, and its answer.
 
-        return marginal
-
-    def _abandon(self, call: "_Call") -> str | None:
-        """Wait no longer; return the model that is still being asked, which is stuck until it comes back."""
-        with self._lock:
-            call.abandoned = True
-            if call.asking is not None:
-                self._stuck[call.asking] = self._stuck.get(call.asking, 0) + 1
-            return call.asking
+    The place among the threads is held only as long as somebody waits, so abandoned threads starve nobody.
+    """
+    with trio.move_on_after(budget_s * PATIENCE_BUDGETS) as patience:
+        await limiter.acquire()
+    if patience.cancelled_caught:
+        return False, None
+    try:
+        with trio.move_on_after(budget_s):
+            own = trio.CapacityLimiter(1)  # Trio's would be held until the thread ends, which may be never
+            return True, await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=own)
+    finally:
+        limiter.release()
+    return False, None
 
 
-class _Call:
-    """One decision on a worker thread: which model it asks right now, and whether nobody waits for it any more."""
+class _Stuck:
+    """Abandoned calls that have not come back, by what was asked."""
 
-    __slots__ = ("abandoned", "asking")
+    __slots__ = ("count", "lock")
 
     def __init__(self) -> None:
-        self.abandoned = False
-        self.asking: str | None = None
+        self.count: dict[Asked, int] = {}
+        self.lock = Lock()
+
+
+class Watch:
+    """One piece of work on a worker thread: what it asks right now, and whether nobody waits for it any more."""
+
+    __slots__ = ("_abandoned", "_asking", "_late", "_stuck")
+
+    def __init__(self, stuck: _Stuck, late: frozenset[Asked]) -> None:
+        self._stuck = stuck
+        self._late = late
+        self._abandoned = False
+        self._asking: Asked | None = None
+
+    def abandon(self) -> Asked | None:
+        """Wait no longer; return what is still being asked, which is stuck until it comes back."""
+        with self._stuck.lock:
+            self._abandoned = True
+            if self._asking is not None:
+                self._stuck.count[self._asking] = self._stuck.count.get(self._asking, 0) + 1
+            return self._asking
+
+    def marginal(self, feature: PricedFeature, before: Usage, quantity: Usage) -> Any:
+        """Return `rating.marginal` of a watched model."""
+        return rating.marginal(self._feature(feature), before, quantity)
+
+    def account(self, account: Account) -> Account:
+        """Return the same books with watched models in their plans."""
+        watched = copy(account)
+        watched.enrolments = [Enrolment(each.subscription, self._plan(each.plan)) for each in account.enrolments]
+        return watched
+
+    def latest(self, latest: LatestPlan) -> LatestPlan:
+        """Return the same plans with watched models."""
+
+        def watched(key: str) -> PricedPlan | None:
+            plan = latest(key)
+            return None if plan is None else self._plan(plan)
+
+        return watched
+
+    def _plan(self, plan: PricedPlan) -> PricedPlan:
+        features = {key: self._feature(feature) for key, feature in plan.features.items()}
+        return msgspec.structs.replace(plan, features=features)
+
+    def _feature(self, feature: PricedFeature) -> PricedFeature:
+        return msgspec.structs.replace(feature, model=_Watched(feature.model, self))
+
+    def ask(self, asked: Asked, answer: Callable[[], AnswerT]) -> AnswerT:
+        """Ask a model, unless it rests.
+
+        Raises:
+            TookTooLong: it rests, or it has had its time.
+        """
+        stuck = self._stuck
+        with stuck.lock:
+            if self._abandoned or asked in self._late or stuck.count.get(asked, 0) > STUCK_MAX:
+                raise TookTooLong
+            self._asking = asked
+        try:
+            return answer()
+        except KeyboardInterrupt as error:  # a person's comes to the main thread only: this is the plugin's own
+            raise RuntimeError("the model raised KeyboardInterrupt") from error
+        finally:
+            with stuck.lock:
+                self._asking = None
+                if self._abandoned:
+                    stuck.count[asked] -= 1
+
+
+class _Watched(PricingModel[Any]):
+    """A model that is asked under a watch."""
+
+    terms = Terms  # never read: the plan was priced with the model's own
+
+    def __init__(self, model: PricingModel[Any], watch: Watch) -> None:
+        self.name = model.name  # type: ignore[misc] # of this instance, as the model's may be
+        self.measure = model.measure  # type: ignore[misc]
+        self._model = model
+        self._watch = watch
+
+    def rate(self, terms: Terms, usage: Usage) -> list[Step]:
+        """Explain; what comes one by one is also made under the watch."""
+        model = self._model
+        return self._watch.ask((self.name, "rate"), lambda: list(islice(model.rate(terms, usage), STEPS_MAX + 1)))
+
+    def marginal(self, terms: Terms, before: Usage, quantity: Usage) -> Any:
+        """Price one event."""
+        return self._watch.ask((self.name, "marginal"), partial(self._model.marginal, terms, before, quantity))
 
 
 def _without_plugins(_feature: PricedFeature, _before: Usage, _quantity: Usage) -> tuple[None, NoPrice]:

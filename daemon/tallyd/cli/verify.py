@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from tallyd.cli.settings import settings_options
 from tallyd.config import Config
@@ -71,7 +72,12 @@ def _show(report: AuditReport) -> None:
     for heading in ("what", "where", "difference"):
         table.add_column(heading, overflow="fold")
     for finding in report.findings[:FINDINGS_SHOWN]:
-        table.add_row(finding.kind, finding.where, finding.message)
+        table.add_row(finding.kind, _printable(finding.where), _printable(finding.message))
     console.print(table)
     if len(report.findings) > FINDINGS_SHOWN:
         console.print(f"and {len(report.findings) - FINDINGS_SHOWN:,} more; --json lists all")
+
+
+def _printable(text: str) -> Text:
+    """Show what stands in damaged books as it is: neither markup nor anything that steers a terminal."""
+    return Text("".join(each if each.isprintable() else ascii(each)[1:-1] for each in text))

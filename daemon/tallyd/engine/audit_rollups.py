@@ -47,13 +47,12 @@ class RollupSums:
         return self._sum(_key(row, _own_feature(row, charges)))
 
     def earn(self, row: EventRow, feature: str, currency: str, amount: Decimal) -> None:
-        """Add revenue to a feature."""
-        if amount:
-            self._sum(_key(row, feature, currency)).revenue += amount
+        """Add revenue to a feature. A row of nothing but zeros may be in the books, so zero is added too."""
+        self._sum(_key(row, feature, currency)).revenue += amount
 
-    def take(self, key: RollupKey) -> RollupDelta:
-        """Take out what a row of the books should hold."""
-        return self._sums.pop(key, RollupDelta())
+    def take(self, key: RollupKey) -> RollupDelta | None:
+        """Take out what a row of the books should hold; None: no event explains the row."""
+        return self._sums.pop(key, None)
 
     def left(self) -> Iterator[RollupKey]:
         """Return what was not taken out and is not empty."""

@@ -102,8 +102,13 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 def price_version(kind: CostSource, basis: CostRule | TokenPrices, **labels: str) -> PriceVersion:
     """Name a basis of costs by its content."""
     content = _encode({"kind": kind, "basis": basis, **labels}).decode()
+    return PriceVersion(id=version_id(content), content=content)
+
+
+def version_id(content: str) -> int:
+    """Return the number of a price version: a hash of its content."""
     digest = blake2b(content.encode(), digest_size=8).digest()
-    return PriceVersion(id=int.from_bytes(digest, "big") >> 1, content=content)
+    return int.from_bytes(digest, "big") >> 1
 
 
 def cost_of(

@@ -6,6 +6,7 @@ there is none (P8, P9).
 
 from decimal import Decimal
 from enum import StrEnum
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from tallyd.pricing.seam import UNITS, Measure, PricingModel, Step, Terms, Unpri
 CHARGE_MAGNITUDE_MAX: Final = 60
 CHARGE_CHARACTERS_MAX: Final = 125
 STEPS_MAX: Final = 10_000
+STEP_CHARACTERS_MAX: Final = 1_000
 # Looking a member up on its class costs a call in Python 3.11; these are asked for every event.
 _UNITS: Final = Measure.UNITS
 _TOKENS: Final = Measure.TOKENS
@@ -33,6 +35,10 @@ class NoPrice(StrEnum):
     PLUGIN_ERROR = "plugin_error"
     PLUGIN_TIMEOUT = "plugin_timeout"
     PLUGIN_INVALID = "plugin_invalid"
+
+
+class TookTooLong(Exception):
+    """Raised instead of asking a model that is given no more time."""
 
 
 class PricedFeature(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +129,12 @@ def marginal(feature: PricedFeature, before: Usage, quantity: Usage) -> tuple[De
         amount = feature.model.marginal(feature.terms, MappingProxyType(before), MappingProxyType(quantity))
     except Unpriced:
         return None, NoPrice.NO_PRICE
-    except (Exception, SystemExit):  # noqa: BLE001 - a stranger's plugin may raise anything; kept unpriced (P8)
+    except TookTooLong:
+        return None, NoPrice.PLUGIN_TIMEOUT
+    except KeyboardInterrupt:  # on the main thread it is a person's; on a worker thread none comes this far
+        raise
+    # Nothing is awaited or yielded above, so a Cancelled or GeneratorExit is always the plugin's own.
+    except BaseException:  # noqa: BLE001 - a stranger's plugin may raise anything; kept unpriced (P8)
         return None, NoPrice.PLUGIN_ERROR
     if not _sane(amount):
         return None, NoPrice.PLUGIN_INVALID
@@ -133,25 +144,44 @@ def marginal(feature: PricedFeature, before: Usage, quantity: Usage) -> tuple[De
 def steps(feature: PricedFeature, usage: Usage) -> tuple[list[Step], NoPrice | None]:
     """Ask the model to explain a period's usage: steps, or none and the reason."""
     try:
-        answer = list(feature.model.rate(feature.terms, MappingProxyType(usage)))
-    except (Exception, SystemExit):  # noqa: BLE001 - as in marginal
+        # Some models never stop explaining. Taking the next step is plugin code too.
+        answer = list(islice(feature.model.rate(feature.terms, MappingProxyType(usage)), STEPS_MAX + 1))
+    except TookTooLong:
+        return [], NoPrice.PLUGIN_TIMEOUT
+    except KeyboardInterrupt:  # as in marginal
+        raise
+    except BaseException:  # noqa: BLE001 - a stranger's plugin may raise anything, as in marginal
         return [], NoPrice.PLUGIN_ERROR
     if len(answer) > STEPS_MAX or not all(_sane_step(step) for step in answer):
         return [], NoPrice.PLUGIN_INVALID
     return answer, None
 
 
+# Types are compared, not asked: a subclass is a stranger's code, which would run wherever its value is used.
+
+
 def _sane(amount: object) -> bool:
-    if not isinstance(amount, Decimal) or not amount.is_finite():
+    if type(amount) is not Decimal or not amount.is_finite():
         return False
     return abs(amount.adjusted()) <= CHARGE_MAGNITUDE_MAX and len(str(amount)) <= CHARGE_CHARACTERS_MAX
 
 
+def _sane_text(text: object) -> bool:
+    """Whether it can be sent: short, and without half characters (lone surrogates), which UTF-8 does not have."""
+    if type(text) is not str or len(text) > STEP_CHARACTERS_MAX:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _sane_step(step: object) -> bool:
     return (
-        isinstance(step, Step)
-        and isinstance(step.words, str)
-        and isinstance(step.dimension, str)
+        type(step) is Step
+        and _sane_text(step.words)
+        and _sane_text(step.dimension)
         and _sane(step.quantity)
         and (step.amount is None or _sane(step.amount))
         and (step.unit_price is None or _sane(step.unit_price))

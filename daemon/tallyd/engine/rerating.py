@@ -64,6 +64,15 @@ class RatedState(msgspec.Struct):
 decode_state: Final = msgspec.json.Decoder(RatedState).decode
 
 
+def state_of(row: EventRow, charges: list[ChargeRow]) -> RatedState:
+    """Return the priced columns of an event and its charges, as they stand."""
+    rated = [
+        RatedCharge(charge.feature, charge.plan_version, charge.quantity, charge.amount, charge.no_price)
+        for charge in charges
+    ]
+    return RatedState(**{column: getattr(row, column) for column in _PRICED_COLUMNS}, charges=rated)
+
+
 def as_first(row: EventRow, charges: list[ChargeRow], state: RatedState) -> tuple[EventRow, list[ChargeRow]]:
     """Return an event and its charges as they were before they were ever re-rated."""
     first = {charge.feature: charge for charge in state.charges}

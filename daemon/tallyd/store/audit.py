@@ -3,16 +3,17 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
 from tallyd.engine.account import ChargeRow, CounterKey, EventRow, RerateRow, RollupDelta, RollupKey
-from tallyd.engine.audit import Auditor, Finding
-from tallyd.engine.catalog import CatalogError, Models, price_plan
-from tallyd.engine.rating import PricedPlan
+from tallyd.engine.audit import Auditor, Basis, Finding, Findings
+from tallyd.engine.catalog import Models, price_plan
+from tallyd.model.customer import Customer
 from tallyd.model.subscription import Subscription
+from tallyd.store import catalog_rows
 from tallyd.store.accounts import counter_of
-from tallyd.store.catalog_rows import load_catalog
 
 PROGRESS_EVERY = 1_000
 
@@ -37,107 +38,145 @@ def audit(connection: sqlite3.Connection, models: Models, progress: Callable[[in
         progress: called now and then with (events done, events in all).
     """
     connection.execute("BEGIN")
+    connection.text_factory = _text
     try:
-        return _audit(connection, models, progress)
+        return _Audit(connection, models).run(progress)
     finally:
+        connection.text_factory = str
         connection.execute("COMMIT")
 
 
-def _audit(connection: sqlite3.Connection, models: Models, progress: Callable[[int, int], None]) -> AuditReport:
-    plans, problems = _plans(connection, models)
-    auditor = Auditor(plans, _subscriptions(connection), _price_versions(connection), _rerates(connection))
-    auditor.findings.extend(problems)
-    _integrity(connection, auditor)
-    (total,) = connection.execute("SELECT count(*) FROM events").fetchone()
-    charges = _Charges(connection)
-    for row in connection.execute("SELECT * FROM events ORDER BY id"):
-        event = EventRow(*row)
-        auditor.event(event, charges.of(event.id))
-        if auditor.events % PROGRESS_EVERY == 0:
-            progress(auditor.events, total)
-    progress(total, total)
-    customers = 0
-    for customer, position, link in connection.execute("SELECT * FROM ledgers"):
-        customers += 1
-        auditor.ledger(customer, position, link)
-    counters = 0
-    for row in connection.execute("SELECT * FROM counters"):
-        counters += 1
-        auditor.counter(row[0], CounterKey(*row[1:4]), counter_of(row[4:]))
-    rollups = 0
-    for row in connection.execute("SELECT * FROM rollups"):
-        rollups += 1
-        auditor.rollup(RollupKey(*row[:7]), _delta(row[7:]))
-    auditor.finish()
-    return AuditReport(
-        customers=customers,
-        events=auditor.events,
-        charges=auditor.charges,
-        counters=counters,
-        rollups=rollups,
-        findings=auditor.findings,
-    )
+def _text(raw: bytes) -> str:
+    """Read text; bytes that are none do not end the audit, they make the row differ."""
+    return raw.decode("utf-8", "replace")
 
 
-def _integrity(connection: sqlite3.Connection, auditor: Auditor) -> None:
-    """Let SQLite check its own structure first."""
-    for (message,) in connection.execute("PRAGMA quick_check(10)"):
-        if message != "ok":
-            auditor.findings.append(Finding("file", "tallyd.db", message))
-    for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-        auditor.findings.append(Finding("file", f"{table} row {row}", f"refers to a missing row of {parent}"))
-    orphans = connection.execute("SELECT count(*) FROM charges WHERE event NOT IN (SELECT id FROM events)")
-    (number,) = orphans.fetchone()
-    if number:
-        auditor.findings.append(Finding("charge", "all", f"{number} charges have no event"))
+class _Audit:
+    """One run over all tables. Each row is handed over under a guard; a table that breaks off is a finding."""
 
+    def __init__(self, connection: sqlite3.Connection, models: Models) -> None:
+        self._connection = connection
+        self._models = models
+        self._findings = Findings()
 
-def _plans(
-    connection: sqlite3.Connection, models: Models
-) -> tuple[dict[tuple[str, int], PricedPlan], list[Finding]]:
-    plans, problems = {}, []
-    for stored in load_catalog(connection).plans:
+    def run(self, progress: Callable[[int, int], None]) -> AuditReport:
+        self._integrity()
+        auditor = Auditor(self._basis(), self._rerates(), self._findings)
+        self._events(auditor, progress)
+        customers = counters = rollups = 0
+        for row in self._rows("ledgers", "SELECT * FROM ledgers"):
+            customers += 1
+            with self._findings.guard("ledger", f"customer {row[0]}"):
+                auditor.ledger(*row)
+        for row in self._rows("counters", "SELECT * FROM counters"):
+            counters += 1
+            with self._findings.guard("counter", f"{row[:4]}"):
+                auditor.counter(row[0], CounterKey(*row[1:4]), counter_of(row[4:]))
+        for row in self._rows("seen_values", "SELECT * FROM seen_values"):
+            with self._findings.guard("seen value", f"{row}"):
+                auditor.seen_value(row[0], CounterKey(*row[1:4]), row[4])
+        for row in self._rows("rollups", "SELECT * FROM rollups"):
+            rollups += 1
+            with self._findings.guard("rollup", row[:7]):
+                auditor.rollup(RollupKey(*row[:7]), _delta(row[7:]))
+        auditor.finish()
+        return AuditReport(
+            customers=customers,
+            events=auditor.events,
+            charges=auditor.charges,
+            counters=counters,
+            rollups=rollups,
+            findings=self._findings.all,
+        )
+
+    def _rows(self, table: str, sql: str) -> Iterator[tuple[Any, ...]]:
+        """Read rows; where SQLite cannot read on is a finding."""
         try:
-            meters = {meter.key: meter for meter in stored.meters}
-            plans[stored.key, stored.version] = price_plan(stored.plan, stored.version, meters, models)
-        except CatalogError as error:
-            problems.append(Finding("plan", f"{stored.key}@{stored.version}", str(error)))
-    return plans, problems
+            yield from self._connection.execute(sql)
+        except sqlite3.Error as error:
+            self._findings.add("file", table, f"cannot be read: {error}")
 
+    def _integrity(self) -> None:
+        """Let SQLite check its own structure first."""
+        for (message,) in self._rows("tallyd.db", "PRAGMA quick_check(10)"):
+            if message != "ok":
+                self._findings.add("file", "tallyd.db", message)
+        for table, row, parent, _ in self._rows("tallyd.db", "PRAGMA foreign_key_check"):
+            self._findings.add("file", f"{table} row {row}", f"refers to a missing row of {parent}")
 
-def _subscriptions(connection: sqlite3.Connection) -> dict[int, Subscription]:
-    names = Subscription.__struct_fields__
-    rows = connection.execute("SELECT * FROM subscriptions")
-    subscriptions = (Subscription(**dict(zip(names, row, strict=True))) for row in rows)
-    return {subscription.number: subscription for subscription in subscriptions}
+    def _basis(self) -> Basis:
+        basis = Basis(self._findings)
+        for row in self._rows("customers", "SELECT * FROM customers"):
+            with self._findings.guard("customer", row[0]):
+                basis.customer(Customer(**dict(zip(Customer.__struct_fields__, row, strict=True))))
+        for row in self._rows("meters", "SELECT * FROM meters"):
+            with self._findings.guard("meter", row[0]):
+                catalog_rows.meter_of(*row)
+        for row in self._rows("plan_versions", "SELECT key, version, plan, meters FROM plan_versions"):
+            with self._findings.guard("plan", f"{row[0]}@{row[1]}"):
+                self._plan(basis, row)
+        for row in self._rows("subscriptions", "SELECT * FROM subscriptions"):
+            with self._findings.guard("subscription", row[0]):
+                basis.subscription(Subscription(**dict(zip(Subscription.__struct_fields__, row, strict=True))))
+        for row in self._rows("price_versions", "SELECT id, content FROM price_versions"):
+            with self._findings.guard("price version", row[0]):
+                basis.price_version(*row)
+        return basis
 
+    def _plan(self, basis: Basis, row: tuple[Any, ...]) -> None:
+        stored = catalog_rows.plan_of(*row)
+        where = f"{stored.key}@{stored.version}"
+        self._findings.same("plan", where, "the key inside", stored.plan.key, stored.key)
+        meters = {meter.key: meter for meter in stored.meters}
+        plan = price_plan(stored.plan, stored.version, meters, self._models)
+        basis.plan(plan)
 
-def _price_versions(connection: sqlite3.Connection) -> dict[int, str]:
-    return dict(connection.execute("SELECT id, content FROM price_versions"))
+    def _rerates(self) -> dict[int, list[RerateRow]]:
+        rerates: dict[int, list[RerateRow]] = {}
+        for row in self._rows("rerates", "SELECT * FROM rerates ORDER BY customer, position"):
+            with self._findings.guard("ledger", f"customer {row[0]} position {row[1]}"):
+                rerates.setdefault(row[0], []).append(RerateRow(*row))
+        return rerates
 
-
-def _rerates(connection: sqlite3.Connection) -> dict[int, list[RerateRow]]:
-    rerates: dict[int, list[RerateRow]] = {}
-    for row in connection.execute("SELECT * FROM rerates ORDER BY customer, position"):
-        rerates.setdefault(row[0], []).append(RerateRow(*row))
-    return rerates
+    def _events(self, auditor: Auditor, progress: Callable[[int, int], None]) -> None:
+        total = sum(row[0] for row in self._rows("events", "SELECT count(*) FROM events"))
+        charges = _Charges(self._rows("charges", "SELECT * FROM charges ORDER BY event, feature"), self._findings)
+        for row in self._rows("events", "SELECT * FROM events ORDER BY id"):
+            with self._findings.guard("event", row[0]):
+                event = EventRow(*row)
+                auditor.event(event, charges.of(event.id))
+            if auditor.events % PROGRESS_EVERY == 0:
+                progress(auditor.events, total)
+        charges.finish()
+        progress(total, total)
 
 
 class _Charges:
     """Charges beside their events: both come in order of the event's id."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        rows = connection.execute("SELECT * FROM charges ORDER BY event, feature")
-        self._rows: Iterator[ChargeRow] = (ChargeRow(*row) for row in rows)
-        self._next: ChargeRow | None = next(self._rows, None)
+    def __init__(self, rows: Iterator[tuple[Any, ...]], findings: Findings) -> None:
+        self._rows = rows
+        self._findings = findings
+        self._next: tuple[Any, ...] | None = next(rows, None)
 
     def of(self, event: int) -> list[ChargeRow]:
         charges = []
-        while self._next is not None and self._next.event <= event:
-            if self._next.event == event:
-                charges.append(self._next)
+        while self._next is not None and self._next[0] <= event:
+            if self._next[0] == event:
+                charges.append(ChargeRow(*self._next))
+            else:
+                self._orphan(self._next)
             self._next = next(self._rows, None)
         return charges
+
+    def finish(self) -> None:
+        """Report what comes after the last event."""
+        while self._next is not None:
+            self._orphan(self._next)
+            self._next = next(self._rows, None)
+
+    def _orphan(self, row: tuple[Any, ...]) -> None:
+        self._findings.add("charge", f"event {row[0]} feature {row[2]}", "there is no such event")
 
 
 def _delta(row: tuple[int, str, str, str, str, str, int]) -> RollupDelta:

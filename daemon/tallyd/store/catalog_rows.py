@@ -2,6 +2,7 @@
 
 import sqlite3
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -61,6 +62,16 @@ class StoredCatalog(msgspec.Struct, kw_only=True):
     keys: list[StoredKey]
 
 
+def meter_of(number: str, key: str | None, definition: str, *times: Any) -> StoredMeter:
+    """Read a row of `meters`."""
+    return StoredMeter(number, key, _decode_meter(definition), *times)
+
+
+def plan_of(key: str, version: int, plan: str, meters: str) -> StoredPlan:
+    """Read a row of `plan_versions`, without its time."""
+    return StoredPlan(key, version, _decode_plan(plan), _decode_meters(meters))
+
+
 def load_catalog(connection: sqlite3.Connection) -> StoredCatalog:
     """Read the whole catalog and the API keys."""
     features = connection.execute("SELECT * FROM features ORDER BY created_at, key")
@@ -69,11 +80,8 @@ def load_catalog(connection: sqlite3.Connection) -> StoredCatalog:
     keys = connection.execute("SELECT * FROM api_keys ORDER BY created_at, name")
     return StoredCatalog(
         features=[StoredFeature(*row) for row in features],
-        meters=[StoredMeter(row[0], row[1], _decode_meter(row[2]), *row[3:]) for row in meters],
-        plans=[
-            StoredPlan(key, version, _decode_plan(plan), _decode_meters(used))
-            for key, version, plan, used in plans
-        ],
+        meters=[meter_of(*row) for row in meters],
+        plans=[plan_of(*row) for row in plans],
         keys=[
             StoredKey(hashed, name, hint, frozenset(scopes.split()), created)
             for hashed, name, hint, scopes, created in keys

@@ -8,6 +8,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from tallyd.api.bounds import TOO_LARGE
 from tallyd.api.http import dodo, retempo, tanso
 from tallyd.api.http.dodo_events import DodoEvents
 from tallyd.api.http.dodo_meters import DodoMeters
@@ -35,6 +36,7 @@ def make_app(core: Core, *, ready: Callable[[], bool] = lambda: True) -> QuartTr
     for handlers in (Events(core), Entitlements(core), Subscriptions(core), Usage(core)):
         handlers.register(app, native)
     _serve_operations(app, core, ready)
+    app.before_request(_refuse_too_large)
     _answer_errors(app, native, _serve_dialects(app, core))
     return app
 
@@ -46,6 +48,11 @@ def _serve_dialects(app: QuartTrio, core: Core) -> dict[str, Family]:
     DodoMeters(core).register(app, dodo_family)
     Retempo(core).register(app, retempo_family)
     return {"/events": dodo_family, "/meters": dodo_family, retempo.EVENTS: retempo_family}
+
+
+async def _refuse_too_large() -> None:
+    if request.scope.get(TOO_LARGE):
+        raise RequestEntityTooLarge
 
 
 def _serve_operations(app: QuartTrio, core: Core, ready: Callable[[], bool]) -> None:

@@ -8,6 +8,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from tallyd.actors.messages import Introduce
+from tallyd.actors.worker import all_inline
 from tallyd.api import commands
 from tallyd.api.http import tanso
 from tallyd.api.http.family import Family, body_bytes, instant_parameter, whole_parameter
@@ -96,9 +97,9 @@ class Usage:
     async def charges(self, reference: str) -> Response:
         """Explain the charges of the period that contains `at` (default now), step by step."""
         account, at = await self._account_at(reference)
-        subscriptions = await self._core.runtime.worker.call(lambda: statements.statement_view(account, at))
+        subscriptions = await self._explained(account, at)
         if subscriptions is None:
-            raise unavailable("a pricing plugin took too long to explain; retry, or see [plugins] budget_ms")
+            raise unavailable("pricing plugins took too long to explain; retry, or see [plugins] budget_ms")
         view = {
             "customerReferenceId": reference,
             "asOf": iso(at),
@@ -106,6 +107,12 @@ class Usage:
             "subscriptions": subscriptions,
         }
         return tanso.success(view)
+
+    async def _explained(self, account: Account, at: int) -> list[dict[str, Any]] | None:
+        runtime = self._core.runtime
+        if all_inline(runtime.registry, (each.plan for each in account.enrolments)):
+            return statements.statement_view(account, at)
+        return await runtime.worker.call(lambda watch: statements.statement_view(watch.account(account), at))
 
     async def _account_at(self, reference: str) -> tuple[Account, int]:
         at = instant_parameter("at")
@@ -121,7 +128,7 @@ class Usage:
         start, end = instant_parameter("start"), instant_parameter("end")
         now = self._core.clock.now()
         start = hour_of(calendar_month(now).start if start is None else start)
-        end = hour_of((now if end is None else end) + HOUR_US - 1)
+        end = hour_of((now + 1 if end is None else end) + HOUR_US - 1)
         if end < start:
             raise invalid("end", "must not be before start")
         limit = whole_parameter("limit", PAGE_MAX, least=1, most=PAGE_MAX)

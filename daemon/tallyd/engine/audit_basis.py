@@ -1,0 +1,151 @@
+"""What the auditor holds events against: customers, plans, subscriptions and price versions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tallyd.engine.account import ChargeRow, EventRow
+from tallyd.engine.audit_findings import Findings
+from tallyd.engine.costs import CostRule, CostSource, version_id
+from tallyd.engine.events import customer_ref, decode_body
+from tallyd.engine.rating import PricedFeature, PricedPlan
+from tallyd.model.customer import Customer, CustomerRef, RefKind
+from tallyd.model.event import UsageEvent
+from tallyd.model.money import plain
+from tallyd.model.subscription import Subscription
+from tallyd.pricing.prices import TokenPrices
+
+
+class Basis:
+    """Collects what events refer to, checking what can be checked of it alone. Plans come before subscriptions."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+        self._customers: dict[int, str] = {}
+        self._plans: dict[tuple[str, int], PricedPlan] = {}
+        self._subscriptions: dict[int, Subscription] = {}
+        self._prices: dict[int, CostRule | TokenPrices] = {}
+
+    def customer(self, customer: Customer) -> None:
+        """Take a customer; its id must be the one that its names lead to."""
+        self._customers[customer.number] = customer.id
+        names = {RefKind.REFERENCE: customer.reference, RefKind.STRIPE: customer.stripe_id}
+        for kind, name in names.items():
+            if name is not None and CustomerRef(kind, name).customer_id() != customer.id:
+                message = f"id {customer.id!r} does not belong to {kind} {name!r}"
+                self._findings.add("customer", customer.number, message)
+
+    def plan(self, plan: PricedPlan) -> None:
+        """Take a version of a plan."""
+        self._plans[plan.key, plan.version] = plan
+
+    def subscription(self, subscription: Subscription) -> None:
+        """Take a subscription; its plan and its customer must be there, and its periods be the plan's."""
+        number = subscription.number
+        self._subscriptions[number] = subscription
+        if subscription.customer not in self._customers:
+            self._findings.add("subscription", number, f"customer {subscription.customer} is gone")
+        plan = self._plans.get((subscription.plan_key, subscription.plan_version))
+        if plan is None:
+            name = f"{subscription.plan_key}@{subscription.plan_version}"
+            self._findings.add("subscription", number, f"plan {name} is gone")
+        else:
+            months = subscription.interval_months
+            self._findings.same("subscription", number, "interval_months", months, plan.interval_months)
+
+    def price_version(self, number: int, content: str) -> None:
+        """Take a price version; its number must be its content's hash, and the content be readable."""
+        self._findings.same("price version", number, "the content's number", version_id(content), number)
+        self._prices[number] = _read_basis(content)
+
+    def subscription_of(self, charge: ChargeRow) -> Subscription | None:
+        """Return the subscription a charge names."""
+        return self._subscriptions.get(charge.subscription)
+
+    def feature(self, charge: ChargeRow, version: int) -> PricedFeature | None:
+        """Return the feature a charge names, as a version of its plan has it."""
+        plan = self._plans.get((charge.plan_key, version))
+        return plan.features.get(charge.feature) if plan else None
+
+    def cost(self, row: EventRow, event: UsageEvent) -> str | None:
+        """Recompute the cost from the price version the row names."""
+        if row.capped:
+            return "0"
+        if event.cost_amount is not None:
+            return plain(event.cost_amount)
+        if row.cost_version is None:
+            return None
+        basis = self._prices.get(row.cost_version)
+        if isinstance(basis, CostRule):
+            amount = basis.cost(event)
+        elif basis is not None:
+            tokens = event.tokens or ({"input": event.units} if event.units else {})
+            amount = basis.cost(tokens)
+        else:
+            return f"by price version {row.cost_version}, which is gone"
+        return None if amount is None else plain(amount)
+
+    def check_owner(self, row: EventRow) -> None:
+        """Check that the event belongs to the customer whom its body names."""
+        body = decode_body(row.body)
+        stands = self._customers.get(row.customer)
+        if stands is None:
+            self._findings.add("event", row.id, f"customer {row.customer} is gone")
+        elif body.customer_id or body.stripe_customer_id or body.customer_reference_id:
+            self._findings.same("event", row.id, "customer's id", stands, customer_ref(body).customer_id())
+
+    def check_enrolled(self, row: EventRow, event: UsageEvent, charges: list[ChargeRow]) -> None:
+        """Check that the event's subscription covers it, and that each feature which counts it has a charge."""
+        if row.subscription is None:
+            for charge in charges:
+                where = f"event {row.id} feature {charge.feature}"
+                self._findings.add("charge", where, "the event is on no subscription")
+            return
+        subscription = self._subscriptions.get(row.subscription)
+        if subscription is None:
+            self._findings.add("event", row.id, f"subscription {row.subscription} is gone")
+            return
+        self._check_covers(subscription, row)
+        plan = self._plans.get((subscription.plan_key, subscription.plan_version))
+        if plan is None:
+            self._findings.add("event", row.id, f"the plan of subscription {row.subscription} is gone")
+            return
+        self._findings.same("event", row.id, "currency", row.currency, plan.currency)
+        stand, should = (
+            sorted(charge.feature for charge in charges),
+            sorted(feature.key for feature in plan.counted_by(event)),
+        )
+        if stand != should:
+            message = f"{stand} are charged, but the plan counts the event in {should}"
+            self._findings.add("charge", f"event {row.id}", message)
+
+    def _check_covers(self, subscription: Subscription, row: EventRow) -> None:
+        where = f"event {row.id} subscription {subscription.number}"
+        self._findings.same("subscription", where, "customer", subscription.customer, row.customer)
+        if not subscription.active_at(row.occurred_at):
+            range_ = f"[{subscription.starts_at}, {subscription.ends_at})"
+            message = f"the event's time {row.occurred_at} is not in the subscription's {range_}"
+            self._findings.add("subscription", where, message)
+        if row.key_space:
+            self._findings.same("subscription", where, "id", subscription.id, row.key_space)
+
+    def check_charge(self, row: EventRow, charge: ChargeRow) -> None:
+        """Check that the charge, as it was first, belongs to its event, its subscription and that one's plan."""
+        where = f"event {charge.event} feature {charge.feature}"
+        same = self._findings.same
+        same("charge", where, "customer", charge.customer, row.customer)
+        same("charge", where, "subscription", charge.subscription, row.subscription)
+        same("charge", where, "currency", charge.currency, row.currency)
+        subscription = self._subscriptions.get(charge.subscription)
+        if subscription is not None:
+            same("charge", where, "plan_key", charge.plan_key, subscription.plan_key)
+            same("charge", where, "plan_version", charge.plan_version, subscription.plan_version)
+
+
+def _read_basis(content: str) -> CostRule | TokenPrices:
+    raw: dict[str, Any] = msgspec.json.decode(content)
+    shape: Callable[..., Any] = msgspec.convert
+    wanted = TokenPrices if CostSource(raw["kind"]) is CostSource.TABLE else CostRule
+    basis: CostRule | TokenPrices = shape(raw["basis"], wanted)
+    return basis
