@@ -11,7 +11,7 @@ import msgspec
 import trio
 from dodopayments import AsyncDodoPayments
 
-from tallyd.api.keys import SCOPES
+from tallyd.actors.keys import SCOPES
 from tallyd.clock import FixedClock
 from tallyd.config import load_config
 from tallyd.core import Core

@@ -90,7 +90,7 @@ FATAL: dict[str, Callable[[], BaseException]] = {
     "GeneratorExit": GeneratorExit,
     "SystemExit": SystemExit,
     "of its own": Odd,
-    "Cancelled": lambda: trio.Cancelled._create(source="deadline"),  # noqa: SLF001
+    "Cancelled": lambda: trio.Cancelled._create(source="deadline"),
 }
 """What would end the daemon if it came out of a thread as it is."""
 
@@ -181,3 +181,13 @@ class Alternating:
     def __call__(self, _before: Usage, _quantity: Usage) -> Any:
         """Answer the next."""
         return self._answers.pop(0) if self._answers else Decimal(0)
+
+
+def called(alternating: Alternating) -> Callable[[Usage, Usage], Any]:
+    """Answer with the next answer, or with what it answers when it is a function."""
+
+    def answer(before: Usage, quantity: Usage) -> Any:
+        given = alternating(before, quantity)
+        return given(before, quantity) if callable(given) else given
+
+    return answer

@@ -10,23 +10,35 @@ import pytest
 import trio
 
 from actors.plugins_gone_wrong import (
+    FATAL,
     Alternating,
+    Fatal,
     Gate,
     Strange,
+    StrangeDecimal,
+    StrangeText,
+    called,
     catalog,
+    endless,
+    fair,
     leaving,
     plugin,
+    price_plugin,
     raising,
     scribbling,
     sleeping,
+    step,
 )
 from support import PATIENCE_S, ingest, open_test_core, reference, request, rows, subscribe
+from tallyd.actors import catalogue, worker
 from tallyd.actors import customer as customer_actor
-from tallyd.actors.messages import Accepted
+from tallyd.actors.messages import Accepted, Rerate
+from tallyd.api.http.usage import Usage
 from tallyd.core import Core
 from tallyd.engine import entitlements, recording
 from tallyd.engine.recording import Recorded
 from tallyd.model.problems import Code, Problem
+from tallyd.pricing import UNITS
 
 NONSENSE: dict[str, Any] = {
     "float": 1.5,
@@ -39,6 +51,22 @@ NONSENSE: dict[str, Any] = {
     "huge": Decimal("1E+5000"),
     "tiny": Decimal("1E-5000"),
     "long": Decimal("1" * 5000),
+    "subclass": StrangeDecimal(1),
+}
+
+STEPS: dict[str, Any] = {
+    "endless": endless,
+    "too many": lambda *_: [step()] * 10_001,
+    "text": lambda *_: "abc",
+    "no words": lambda *_: [step(words=None)],
+    "long words": lambda *_: [step(words="x" * 1_001)],
+    "half a character": lambda *_: [step(words="\ud800")],
+    "text of its own": lambda *_: [step(words=StrangeText("w"))],
+    "half a dimension": lambda *_: [step(dimension="\udfff")],
+    "long dimension": lambda *_: [step(dimension="x" * 1_001)],
+    "float": lambda *_: [step(amount=1.5)],
+    "number of its own": lambda *_: [step(amount=StrangeDecimal(1))],
+    "not a step": lambda *_: [object()],
 }
 
 
@@ -56,6 +84,21 @@ async def used(core: Core, customer: str) -> list[tuple[Any, ...]]:
         "SELECT used, charged, unpriced FROM counters JOIN customers ON number = customer WHERE reference = ?",
         customer,
     )
+
+
+async def explained(core: Core, customer: str) -> tuple[str | None, int]:
+    """Ask for a customer's charges, as over HTTP; return the problem, and how many steps there are."""
+    account = await core.directory.account(reference(customer))
+    views = await Usage(core)._explained(account, core.clock.now())
+    assert views is not None, "there was time"
+    (feature,) = views[0]["features"]
+    return feature.problem, len(feature.steps)
+
+
+async def waited(gate: Gate, calls: int) -> None:
+    """Wait until as many calls have come to a gate."""
+    for _ in range(calls):
+        assert await trio.to_thread.run_sync(partial(gate.calls.acquire, timeout=PATIENCE_S))
 
 
 @pytest.mark.parametrize("inline", [False, True])
@@ -192,6 +235,182 @@ async def test_a_model_that_keeps_hanging_is_left_alone_and_comes_back(tmp_path:
         with trio.fail_after(PATIENCE_S):
             while (await recorded(core, "acme")).row.no_price is not None:
                 await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("name", FATAL)
+async def test_nothing_a_model_raises_gets_out_of_its_thread(tmp_path: Path, name: str) -> None:
+    """Interrupts, exits and cancellations of a plugin's own end neither the daemon nor the customer."""
+    fatal = Fatal(name)
+    async with open_test_core(
+        tmp_path, catalog("bad"), plugins=[plugin(Strange("bad", fatal, fatal))], plugins__budget_ms=10_000
+    ) as core:
+        await subscribe(core, "acme", "bad")
+        await subscribe(core, "neighbour", "plain")
+        assert (await recorded(core, "acme")).row.no_price == "plugin_error"
+        assert await explained(core, "acme") == ("plugin_error", 0)
+        await core.intake.ask(reference("acme"), Rerate(1))
+        assert (await recorded(core, "neighbour")).row.revenue == "0.10"
+        assert core.counts.actor_crashes == 0
+
+
+@pytest.mark.parametrize("name", sorted(FATAL.keys() - {"KeyboardInterrupt"}))
+async def test_an_inline_model_may_raise_all_but_an_interrupt(tmp_path: Path, name: str) -> None:
+    """On the daemon's own thread an interrupt may be a person's; nothing else is anybody's but the plugin's."""
+    fatal = Fatal(name)
+    async with open_test_core(
+        tmp_path, catalog("bad"), plugins=[plugin(Strange("bad", fatal, fatal))], plugins__inline=["bad"]
+    ) as core:
+        await subscribe(core, "acme", "bad")
+        assert (await recorded(core, "acme")).row.no_price == "plugin_error"
+        assert await explained(core, "acme") == ("plugin_error", 0)
+        assert core.counts.actor_crashes == 0
+
+
+@pytest.mark.parametrize("name", FATAL)
+async def test_nothing_a_price_plugin_raises_gets_out_of_its_thread(tmp_path: Path, name: str) -> None:
+    """The model has no price then, and its events say so."""
+    async with open_test_core(tmp_path, plugins=[price_plugin(Fatal(name))]) as core:
+        await subscribe(core, "acme")
+        accepted = await recorded(core, "acme", model="gpt-4o", input_tokens=1)
+        assert accepted.row.no_price == "unknown_model"
+        assert core.counts.actor_crashes == 0
+
+
+async def test_price_plugins_that_hang_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look-ups that hang take only threads of their own, a few; then plugins are not asked until one returns."""
+    monkeypatch.setattr(catalogue, "PRICE_LOOKUP_MAX_S", 0.01)
+    gate = Gate()
+    async with open_test_core(tmp_path, plugins=[price_plugin(lambda *_: gate({}, {UNITS: None}))]) as core:
+        try:
+            for number in range(6):
+                accepted = await recorded(core, "acme", model=f"model-{number}", input_tokens=1)
+                assert accepted.row.no_price == "unknown_model"
+            await waited(gate, catalogue.PRICE_LOOKUPS_MAX)
+            assert not gate.calls.acquire(blocking=False)
+        finally:
+            gate.open.set()
+
+
+@pytest.mark.parametrize("name", STEPS)
+async def test_an_explanation_that_cannot_be_sent_is_refused(tmp_path: Path, name: str) -> None:
+    """Endless, huge or broken steps are named as the plugin's problem; what was charged stands."""
+    async with open_test_core(
+        tmp_path, catalog("bad"), plugins=[plugin(Strange("bad", fair, STEPS[name]))], plugins__budget_ms=10_000
+    ) as core:
+        await subscribe(core, "acme", "bad")
+        assert (await recorded(core, "acme", usage_units=4)).row.revenue == "8"
+        assert await explained(core, "acme") == ("plugin_invalid", 0)
+
+
+async def test_a_model_that_never_ends_explaining_starves_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty ask for charges that hang: all get an answer, and events and charges of others are as ever."""
+    monkeypatch.setattr(worker, "CALL_BUDGETS", 1)
+    gate = Gate()
+    async with open_test_core(
+        tmp_path,
+        catalog("slow", "good"),
+        plugins=[plugin(Strange("slow", fair, gate), Strange("good", fair, lambda *_: [step()]))],
+        plugins__budget_ms=500,
+    ) as core:
+        try:
+            for name in ("slow", "good", "plain"):
+                await subscribe(core, name, name)
+            answers: list[Any] = []
+
+            async def ask() -> None:
+                answers.append(await explained(core, "slow"))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(ask)
+                await waited(gate, worker.EXPLAINING_MAX)
+                assert (await recorded(core, "good")).row.revenue == "2"
+                assert await explained(core, "plain") == (None, 1)
+                assert not answers, "all of this happened while the threads hung"
+            assert answers == [("plugin_timeout", 0)] * 20
+            assert core.runtime.worker.timeouts == worker.EXPLAINING_MAX
+            assert await explained(core, "good") == (None, 1)
+            assert (await recorded(core, "slow")).row.revenue == "2", "who cannot explain can still charge"
+        finally:
+            gate.open.set()
+        with trio.fail_after(PATIENCE_S):
+            while (await explained(core, "slow"))[0] == "plugin_timeout":
+                await trio.lowlevel.checkpoint()
+
+
+async def test_events_of_a_model_that_hangs_take_no_thread_from_others(tmp_path: Path) -> None:
+    """More customers hang than there are threads; then another plugin's events are priced all the same."""
+    gate = Gate()
+    names = [f"c{number}" for number in range(worker.DECIDING_MAX + 4)]
+    async with open_test_core(
+        tmp_path,
+        catalog("slow", "good"),
+        plugins=[plugin(Strange("slow", gate), Strange("good", fair))],
+        plugins__budget_ms=500,
+    ) as core:
+        try:
+            for name in names:
+                await subscribe(core, name, "slow")
+            await subscribe(core, "good", "good")
+            reasons: list[str | None] = []
+
+            async def one(name: str) -> None:
+                reasons.append((await recorded(core, name)).row.no_price)
+
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(one, name)
+            assert reasons == ["plugin_timeout"] * len(names)
+            assert core.runtime.worker.timeouts == worker.DECIDING_MAX
+            assert (await recorded(core, "good")).row.revenue == "2"
+        finally:
+            gate.open.set()
+
+
+async def test_a_model_that_hangs_in_a_re_rating_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Re-ratings that hang are abandoned, counted against the model, and leave other re-ratings be."""
+    monkeypatch.setattr(worker, "CALL_BUDGETS", 1)
+    gate = Gate()
+    slow = Alternating(*[None] * 6, *[gate] * 6)
+    good = Alternating(None, fair)
+    async with open_test_core(
+        tmp_path,
+        catalog("slow", "good"),
+        plugins=[plugin(Strange("slow", called(slow)), Strange("good", called(good)))],
+        plugins__budget_ms=500,
+    ) as core:
+        try:
+            await subscribe(core, "acme", "slow")
+            await subscribe(core, "good", "good")
+            for name in ("acme",) * 6 + ("good",):
+                assert (await recorded(core, name)).row.no_price == "plugin_invalid"
+            for number in range(1, 7):
+                await core.intake.ask(reference("acme"), Rerate(number))
+            assert core.runtime.worker.timeouts == worker.STUCK_MAX + 1
+            again = Rerate(7)
+            await core.intake.ask(reference("good"), again)
+            assert again.complete
+        finally:
+            gate.open.set()
+
+
+async def test_plans_of_inline_models_need_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charges are explained and events re-rated at once, whatever the worker is doing."""
+    good = Alternating(None, fair)
+    async with open_test_core(
+        tmp_path, catalog("good"), plugins=[plugin(Strange("good", called(good)))], plugins__inline=["good"]
+    ) as core:
+        monkeypatch.setattr(core.runtime, "worker", None)
+        await subscribe(core, "acme", "good")
+        assert (await recorded(core, "acme")).row.no_price == "plugin_invalid"
+        again = Rerate(1)
+        await core.intake.ask(reference("acme"), again)
+        assert again.complete
+        assert await explained(core, "acme") == (None, 0)
 
 
 class Poison:

@@ -9,7 +9,7 @@ import structlog
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from tallyd.api.keys import require
+from tallyd.actors.keys import require
 from tallyd.api.wire import encode
 from tallyd.core import Core
 from tallyd.model.moments import EARLIEST_US, LATEST_US, parse_iso

@@ -12,7 +12,7 @@ from tallyd.actors.worker import all_inline
 from tallyd.api import commands
 from tallyd.api.http import tanso
 from tallyd.api.http.family import Family, body_bytes, instant_parameter, whole_parameter
-from tallyd.api.http.subscriptions import subscription_view
+from tallyd.api.subscribing import subscription_view
 from tallyd.api.wire import Decoder
 from tallyd.core import Core
 from tallyd.engine import statements

@@ -10,7 +10,7 @@ from tallyd import __version__
 from tallyd.actors.messages import Rerate
 from tallyd.api import commands
 from tallyd.api.commands import EntitlementView
-from tallyd.api.http.subscriptions import subscribe
+from tallyd.api.subscribing import subscribe
 from tallyd.api.wire import Decoder
 from tallyd.clock import new_uuid
 from tallyd.core import Core

@@ -13,8 +13,8 @@ import msgspec
 import structlog
 import trio
 
+from tallyd.actors.keys import require
 from tallyd.api.bounds import Budget
-from tallyd.api.keys import require
 from tallyd.api.socket.methods import Methods
 from tallyd.api.socket.peers import peer_of, scopes_of
 from tallyd.api.socket.protocol import (
