@@ -8,13 +8,15 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-Scope = Literal["ingest", "read", "admin"]
+from tallyd.model.access import Scope
+
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
 ENVIRONMENT_PREFIX: Final = "TALLYD_"
 CONFIG_FILE_VARIABLE: Final = "TALLYD_CONFIG_FILE"
 NOBODY: Final = "none"
+PORT_MAX: Final = 65_535
 SOCKET_NAME: Final = "tallyd.sock"
 
 
@@ -164,11 +166,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _convert(raw: dict[str, Any], source: str) -> Config:
     try:
-        return msgspec.convert(raw, Config)
+        config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         where = place.rstrip("`").lstrip(".")
         raise ConfigError(f"{source}: {where + ': ' if where else ''}{message}") from None
+    if not _is_address(config.http.bind):
+        text = f"must be HOST:PORT, such as 127.0.0.1:8787, or {NOBODY}; it is {config.http.bind!r}"
+        raise ConfigError(f"{source}: http.bind: {text}")
+    return config
+
+
+def _is_address(bind: str) -> bool:
+    host, _, port = bind.rpartition(":")
+    return bind == NOBODY or (host != "" and port.isascii() and port.isdigit() and int(port) <= PORT_MAX)
 
 
 def _put(raw: dict[str, Any], place: list[str], value: Any) -> None:

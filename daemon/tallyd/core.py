@@ -11,9 +11,9 @@ import trio
 from tallyd.actors.catalogue import Catalogue
 from tallyd.actors.directory import Directory
 from tallyd.actors.intake import Intake
+from tallyd.actors.keys import KeyRing
 from tallyd.actors.runtime import Counts, Runtime
 from tallyd.actors.worker import Worker
-from tallyd.actors.keys import KeyRing
 from tallyd.clock import Clock, new_uuid
 from tallyd.config import Config
 from tallyd.engine.catalog import CatalogError, CatalogIssue, read_catalog

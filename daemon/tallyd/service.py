@@ -232,6 +232,7 @@ class Service:
 
 def prepare_process() -> None:
     """Raise the limit of open files, tune the switch between threads, and let the collector rest."""
+    os.umask(0o027)  # the books are the owner's; sockets get the mode that is set for them
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

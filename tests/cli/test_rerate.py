@@ -24,7 +24,7 @@ output_per_million = "15.00"
 def test_an_event_is_priced_once_a_price_exists(program: Program, tmp_path: Path) -> None:
     """An unpriced event stays so until the catalog has its price, and is then priced once."""
     (tmp_path / "events.jsonl").write_bytes(msgspec.json.encode(EVENT))
-    assert "1 of the recorded lack a price" in program("ingest", "events.jsonl").stdout
+    assert "1 of the recorded lack a price" in program("ingest", "events.jsonl", "--data-dir", "data").stdout
     assert program("rerate").stdout == "1 unpriced: 0 priced now, 1 still lack a price\n"
     (tmp_path / "catalog.toml").write_text(PRICE)
     assert program("rerate", "--catalog", "catalog.toml", "--json").stdout == '{"unpriced":1,"priced":1}\n'

@@ -124,12 +124,12 @@ def play(happened: list[dict[str, Any]], rerate_at: int | None = None, ends_at: 
     rows.append((tables.METERS, ("m1", "seats", definition, NOW, NOW, None)))
     works = [Work(rows=rows)]
     current: dict[int, Any] = {}
-    for index, fields in enumerate([*happened, None]):
+    for index in range(len(happened) + 1):
         if index == rerate_at:
             works.extend(rerate_all(ledger, current))
-        if fields is None:
+        if index == len(happened):
             break
-        fields = {**fields, "customer_reference_id": "acme"}
+        fields = {**happened[index], "customer_reference_id": "acme"}
         asked = event(fields.pop("name"), f"k{index}", at=START + fields.pop("day") * DAY, **fields)
         recorded = ledger.record(asked)
         current[recorded.row.id] = (recorded.row, recorded.charges)
@@ -257,7 +257,7 @@ EVENT_COLUMNS: Final = {
     "key": "'x'",
     "source": "'dodo'",
     "name": "'y'",
-    "feature": "'chat'",
+    "feature": "'level'",
     "occurred_at": "occurred_at + 1",
     "received_at": "received_at + 1",
     "subscription": "NULL",
@@ -276,6 +276,20 @@ EVENT_COLUMNS: Final = {
     "chain": "zeroblob(32)",
 }
 RERATED_COLUMNS: Final = ("cost", "cost_source", "cost_version", "revenue", "revenue_source", "no_price")
+
+
+ADDED_CHARGE: Final = (
+    "INSERT INTO charges SELECT event, customer, 'level', subscription, period_start, plan_key, plan_version,"
+    " '0', '0', '{}', '{}', '0', currency, NULL FROM charges WHERE event = 1"
+)
+ADDED_COUNTER: Final = (
+    "INSERT INTO counters SELECT customer, subscription, 'ghost', period_start, '5', '{}', '0', '0', 0, 0, 0"
+    " FROM counters LIMIT 1"
+)
+ADDED_ROLLUP: Final = (
+    "INSERT INTO rollups SELECT hour, customer, 'ghost', model, provider, name, currency,"
+    " 0, '0', '0', '0', '0', '0', 0 FROM rollups LIMIT 1"
+)
 
 
 @pytest.mark.parametrize("column", EVENT_COLUMNS)
@@ -332,7 +346,7 @@ def test_a_changed_charge_is_found(books: Path, number: int, column: str, value:
         ("UPDATE subscriptions SET plan_version = 2", "charge", "event 1 feature api"),
         (f"UPDATE subscriptions SET starts_at = {START + 2 * DAY}", "subscription", "event 1 subscription 1"),
         (f"UPDATE subscriptions SET ends_at = {START + 2 * DAY}", "subscription", "event 4 subscription 1"),
-        ("UPDATE subscriptions SET anchor_day = 3", "charge", "event 1"),
+        ("UPDATE subscriptions SET anchor_day = 3", "charge", "event 3"),
         ("UPDATE subscriptions SET interval_months = 12", "subscription", "1"),
         ("UPDATE plan_versions SET plan = replace(plan, '0.10', '0.20') WHERE version = 1", "charge", "event 1"),
         ("UPDATE plan_versions SET plan = replace(plan, '\"plan\"', '\"nalp\"')", "plan", "plan@1"),
@@ -356,21 +370,18 @@ def test_a_changed_charge_is_found(books: Path, number: int, column: str, value:
         ("DELETE FROM charges WHERE event = 1", "charge", "event 1"),
         ("DELETE FROM charges WHERE event = 6", "charge", "event 6"),
         (
-            "INSERT INTO charges SELECT event, customer, 'level', subscription, period_start, plan_key,"
-            " plan_version, '0', '0', '{}', '{}', '0', currency, NULL FROM charges WHERE event = 1",
+            ADDED_CHARGE,
             "charge",
             "event 1",
         ),
         ("DELETE FROM counters WHERE feature = 'chat'", "counter", "customer 1 chat"),
         (
-            "INSERT INTO counters SELECT customer, subscription, 'ghost', period_start, '5', '{}', '0', '0', 0, 0, 0"
-            " FROM counters LIMIT 1",
+            ADDED_COUNTER,
             "counter",
             "customer 1 ghost",
         ),
         (
-            "INSERT INTO counters SELECT customer, subscription, 'ghost', period_start, '0', '{}', '0', '0', 0, 0, 0"
-            " FROM counters LIMIT 1",
+            ADDED_COUNTER.replace("'5'", "'0'"),
             "counter",
             "customer 1 ghost",
         ),
@@ -385,8 +396,7 @@ def test_a_changed_charge_is_found(books: Path, number: int, column: str, value:
         ),
         ("DELETE FROM rollups WHERE feature = 'chat'", "rollup", "'chat'"),
         (
-            "INSERT INTO rollups SELECT hour, customer, 'ghost', model, provider, name, currency, 0, '0', '0', '0',"
-            " '0', '0', 0 FROM rollups LIMIT 1",
+            ADDED_ROLLUP,
             "rollup",
             "'ghost'",
         ),
@@ -471,11 +481,16 @@ def test_a_table_that_is_gone_is_a_finding(books: Path, table: str) -> None:
 
 def test_pages_of_rubbish_are_findings(books: Path) -> None:
     """Where SQLite itself cannot read on, that is a finding too."""
+    with sqlite3.connect(books) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'counters'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
     content = bytearray(books.read_bytes())
-    for start in range(8 * 4096, len(content), 3 * 4096):
-        content[start : start + 2048] = b"\xa5" * 2048
+    content[(page - 1) * size : page * size] = b"\xa5" * size
     books.write_bytes(content)
-    assert "file" in {finding.kind for finding in verify(books).findings}
+    findings = [(each.kind, each.where, each.message) for each in verify(books).findings]
+    assert_found(findings, "file", "counters")
+    assert_found(findings, "counter", "customer 1 chat")
 
 
 def test_findings_are_shown_as_they_are() -> None:

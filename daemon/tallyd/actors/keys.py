@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import Final, get_args
+from typing import Final
 
 from tallyd.clock import Clock, new_secret
-from tallyd.config import Scope
 from tallyd.engine.events import check_identifier
+from tallyd.model.access import SCOPES
 from tallyd.model.problems import Code, Problem, ProblemError, invalid
 from tallyd.store import tables
 from tallyd.store.batch import Work
 from tallyd.store.catalog_rows import StoredKey
 from tallyd.store.writer import Writer
 
-SCOPES: Final = frozenset(get_args(Scope))
 PREFIX: Final = "sk_live_"
 _HINT_CHARACTERS: Final = 4
 

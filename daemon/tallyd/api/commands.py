@@ -95,11 +95,15 @@ class ContextInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class EvaluateInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Body of POST /entitlements, and params of the socket's `check` and `evaluate`."""
+    """Body of POST /entitlements, and params of the socket's `evaluate`.
+
+    `usageUnits` may stand on top as it does in an event: to overlook it would answer another question.
+    """
 
     customer_reference_id: str
     feature_key: str
     usage: UsageInput | None = None
+    usage_units: Decimal | None = None
     context: ContextInput | None = None
 
 
@@ -177,9 +181,10 @@ async def evaluate(core: Core, request: EvaluateInput, new_flow_id: str | None) 
     Raises:
         ProblemError: units not above zero, or the customer is unknown.
     """
-    units = request.usage.usage_units if request.usage else None
-    if units is not None and check_number("usage.usageUnits", units, negative=True) <= 0:
-        raise invalid("usage.usageUnits", "must be greater than zero")
+    nested = request.usage.usage_units if request.usage else None
+    field, units = ("usage.usageUnits", nested) if nested is not None else ("usageUnits", request.usage_units)
+    if units is not None and check_number(field, units, negative=True) <= 0:
+        raise invalid(field, "must be greater than zero")
     ref = by_reference(request.customer_reference_id)
     check_identifier("featureKey", request.feature_key, IDENTIFIER_SHORT)
     if request.usage and request.usage.event_name is not None:
@@ -362,6 +367,8 @@ def accepted_view(outcome: Accepted) -> dict[str, Any]:
         view["priceVersion"] = f"{charge.plan_key}@{charge.plan_version}"
     if row.no_price is not None:
         view["unpriced"] = row.no_price
+    if row.subscription is None:
+        view["unsubscribed"] = True  # no plan covered its time: counted and costed, not charged
     if row.capped:
         view["usageLimitExceeded"] = True
         view["message"] = CAPPED

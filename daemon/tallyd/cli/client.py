@@ -66,6 +66,7 @@ class Daemon:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.where = f"the daemon at {path}"
         self._last_id = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(CALL_TIMEOUT_S)
@@ -155,6 +156,7 @@ def daemon_of(config: Config, *, make: bool = False) -> Iterator[Daemon]:
         text = f"there are no books in {config.data_dir}; say where with --data-dir or --socket"
         raise click.ClickException(text)
     with child_daemon(_options(), environment=_environment(config)) as child, _connection(child.socket) as daemon:
+        daemon.where = f"the books in {config.data_dir} (no daemon was running)"
         yield daemon
 
 
@@ -186,6 +188,11 @@ def _running(config: Config) -> str | None:
         raise click.ClickException(text) from None
     except OSError as error:
         raise click.ClickException(f"{error.strerror}: {error.filename}; see --data-dir") from None
+
+
+def data_dir_given() -> bool:
+    """Whether the running command names its data directory: only then are new books made there unasked."""
+    return _given("data_dir") is not None or _given("config_file") is not None
 
 
 def _given(name: str) -> Any:

@@ -46,6 +46,7 @@ class Explanation(msgspec.Struct, frozen=True):
     customer: str
     feature: str
     steps: list[dict[str, Any]]
+    exact: Decimal
     charge: Decimal
 
 
@@ -91,7 +92,11 @@ class Books:
                 found[feature["featureKey"]] = feature
                 if len(feature["steps"]) > 1:
                     explained = Explanation(
-                        customer.reference, feature["featureKey"], feature["steps"], Decimal(feature["charge"])
+                        customer.reference,
+                        feature["featureKey"],
+                        feature["steps"],
+                        Decimal(feature["exactCharge"]),
+                        Decimal(feature["charge"]),
                     )
                     self.explanations.append(explained)
         return found

@@ -16,6 +16,9 @@ from tallyd.cli.demo_books import Books, totals
 from tallyd.cli.demo_day import CUSTOMERS, LANES, Call, Day, Lane
 from tallyd.cli.demo_tally import Comparison, Tally
 from tallyd.model.moments import from_micros
+from tallyd.model.money import tidy
+
+CENTS = 2
 
 _LANE_WORDS: Final = {"http": "HTTP", "socket": "Unix socket", "guarded": "ask, then use", "late": "afterwards"}
 
@@ -107,9 +110,10 @@ def _explanations_table(books: Books) -> Table:
         if not explained.charge:
             continue
         for place, step in enumerate(explained.steps):
-            amount = "no price" if "amount" not in step else _money(Decimal(step["amount"]))
+            amount = "no price" if "amount" not in step else _exact(Decimal(step["amount"]))
             names = ("", "") if place else (explained.customer, explained.feature)
             table.add_row(*names, step["description"], amount)
+        table.add_row("", "", "together, exactly", _exact(explained.exact))
         table.add_row("", "", "[bold]charge, rounded once", f"[bold]{explained.charge:,.2f}", end_section=True)
     return table
 
@@ -160,6 +164,12 @@ def _number(value: Decimal | None) -> str:
 def _money(value: Decimal) -> str:
     """Write an amount for people: cents, or four decimals where it is less than one."""
     return f"{value:,.4f}" if 0 < abs(value) < 1 else f"{value:,.2f}"
+
+
+def _exact(value: Decimal) -> str:
+    """Write an amount with every digit it has, and at least its cents."""
+    digits = f"{tidy(value):,f}"
+    return digits if len(digits.partition(".")[2]) > CENTS else f"{value:,.{CENTS}f}"
 
 
 def _margin(value: Decimal) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from tallyd.cli.client import daemon_of
+from tallyd.cli.client import daemon_of, data_dir_given
 from tallyd.cli.ingest_fields import FIELDS, KEY, RowProblem, Shape, check_field
 from tallyd.cli.ingest_file import Cells, CsvFile, Row, fingerprint, read_jsonl
 from tallyd.cli.ingest_report import Report
@@ -74,7 +74,8 @@ def command(
         key = f"file-{fingerprint(file)[:KEY_DIGITS]}"
         before = _state(file)
         rows, to_body = _rows(file, file_format or _format_of(path), shape)
-        with daemon_of(config, make=True) as daemon:
+        with daemon_of(config, make=data_dir_given()) as daemon:
+            report.into = daemon.where
             report.begin()
             _feed(_watched(rows, file, report), to_body, key, report, Sender(daemon, report.add))
         report.changed = _state(file) != before

@@ -40,6 +40,7 @@ class Report:
         self._counts: Counter[str] = Counter()
         self._first: list[Trouble] = []
         self.changed = False
+        self.into = ""
 
     def begin(self) -> None:
         """Start the stop watch."""
@@ -51,6 +52,7 @@ class Report:
         self._counts[status] += 1
         if status == "created":
             self._counts["unpriced"] += "unpriced" in result
+            self._counts["unsubscribed"] += "unsubscribed" in result
             self._counts["capped"] += "usageLimitExceeded" in result
         elif status != "duplicate":
             error = result.get("error", {})
@@ -112,6 +114,8 @@ class Report:
             "blankLines": counts["blank"],
             "unpriced": counts["unpriced"],
             "capped": counts["capped"],
+            "unsubscribed": counts["unsubscribed"],
+            "into": self.into,
             "fileChanged": self.changed,
             "seconds": round(time.monotonic() - self._started, 3),
             "eventsPerSecond": round(self.rate),
@@ -121,12 +125,16 @@ class Report:
     def _lines(self) -> list[str]:
         counts = self._counts
         seconds = time.monotonic() - self._started
-        lines = [f"{self._name}: {self.events:,} events in {seconds:.1f} s ({self.rate:,.0f} a second)"]
+        lines = [
+            f"{self._name}: {self.events:,} events in {seconds:.1f} s ({self.rate:,.0f} a second)",
+            f"into {self.into}",
+        ]
         for status, words, always in (
             ("created", "recorded", True),
             ("duplicate", "duplicates: recorded before, nothing changed", True),
             ("conflict", "conflicts: recorded before with other values; kept as they were", False),
             ("refused", "refused", True),
+            ("unsubscribed", "of the recorded fall outside any subscription and are not charged", False),
             ("unpriced", "of the recorded lack a price: see GET /api/v1/client/events?unpriced=true", False),
             ("capped", "of the recorded came after the plan's limit and count as zero", False),
             ("blank", "empty lines, skipped", False),

@@ -68,7 +68,7 @@ def usage_by(
         group.unpriced_events += unpriced
     for group in groups.values():
         if group.currency == COST_CURRENCY or not group.cost:
-            group.margin = group.revenue - group.cost
+            group.margin = (group.revenue - group.cost) or ZERO
     if group_by == "CUSTOMER":
         _name_customers(connection, groups)
     return sorted(groups.values(), key=lambda group: (-group.cost, -group.revenue, group.key))

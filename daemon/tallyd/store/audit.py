@@ -2,13 +2,14 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from tallyd.engine.account import ChargeRow, CounterKey, EventRow, RerateRow, RollupDelta, RollupKey
-from tallyd.engine.audit import Auditor, Basis, Finding, Findings
+from tallyd.engine.audit.auditor import Auditor, Basis, Finding, Findings
 from tallyd.engine.catalog import Models, price_plan
 from tallyd.model.customer import Customer
 from tallyd.model.subscription import Subscription
@@ -43,7 +44,10 @@ def audit(connection: sqlite3.Connection, models: Models, progress: Callable[[in
         return _Audit(connection, models).run(progress)
     finally:
         connection.text_factory = str
-        connection.execute("COMMIT")
+        with suppress(
+            sqlite3.Error
+        ):  # only read: there is nothing to lose, and a damaged file may refuse this too
+            connection.execute("ROLLBACK")
 
 
 def _text(raw: bytes) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from tallyd.api.bounds import TOO_LARGE
 from tallyd.api.http import dodo, retempo, tanso
@@ -89,8 +89,11 @@ def _answer_errors(app: QuartTrio, native: Family, dialects: dict[str, Family]) 
             return family().problem(Problem(code=Code.TOO_LARGE, message=text))
         if error.code == 404:  # noqa: PLR2004 - the HTTP status itself
             return family().problem(not_found(f"there is nothing at {request.path}").problem)
-        response = family().problem(Problem(code=Code.MALFORMED, message=error.name or "bad request"))
+        text = f"{error.name or 'bad request'}: {request.method} {request.path}"
+        response = family().problem(Problem(code=Code.VALIDATION_FAILED, message=text))
         response.status_code = error.code or 400
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
         return response
 
     async def problem(error: ProblemError) -> Response:

@@ -13,11 +13,11 @@ import msgspec
 
 from tallyd.engine import chain
 from tallyd.engine.account import ChargeRow, Counter, CounterKey, EventRow, RerateRow, RollupDelta, RollupKey
-from tallyd.engine.audit_basis import Basis
-from tallyd.engine.audit_charges import ChargeAudit
-from tallyd.engine.audit_findings import Finding, Findings
-from tallyd.engine.audit_rerates import RerateAudit
-from tallyd.engine.audit_rollups import RollupSums
+from tallyd.engine.audit.basis import Basis
+from tallyd.engine.audit.charges import ChargeAudit
+from tallyd.engine.audit.findings import Finding, Findings
+from tallyd.engine.audit.rerates import RerateAudit
+from tallyd.engine.audit.rollups import RollupSums
 from tallyd.engine.counting import main_feature
 from tallyd.engine.rating import NoPrice
 from tallyd.engine.rerating import event_of

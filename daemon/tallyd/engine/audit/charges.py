@@ -8,8 +8,8 @@ import msgspec
 
 from tallyd.engine import rating
 from tallyd.engine.account import EMPTY, LIFETIME, ChargeRow, Counter, CounterKey, EventRow
-from tallyd.engine.audit_basis import Basis
-from tallyd.engine.audit_findings import Findings
+from tallyd.engine.audit.basis import Basis
+from tallyd.engine.audit.findings import Findings
 from tallyd.engine.counting import bearer_of_sent, is_capped
 from tallyd.engine.metering import difference
 from tallyd.engine.rating import NoPrice, PricedFeature

@@ -6,10 +6,10 @@ from decimal import Decimal
 import msgspec
 
 from tallyd.engine.account import ChargeRow, EventRow, RerateRow
-from tallyd.engine.audit_basis import Basis
-from tallyd.engine.audit_charges import ChargeAudit
-from tallyd.engine.audit_findings import Findings
-from tallyd.engine.audit_rollups import RollupSums
+from tallyd.engine.audit.basis import Basis
+from tallyd.engine.audit.charges import ChargeAudit
+from tallyd.engine.audit.findings import Findings
+from tallyd.engine.audit.rollups import RollupSums
 from tallyd.engine.rerating import RatedState, as_first, decode_state, event_of, state_of
 from tallyd.model.money import ZERO, plain
 

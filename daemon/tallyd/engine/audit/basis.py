@@ -1,12 +1,12 @@
 """What the auditor holds events against: customers, plans, subscriptions and price versions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from tallyd.engine.account import ChargeRow, EventRow
-from tallyd.engine.audit_findings import Findings
+from tallyd.engine.audit.findings import Findings
 from tallyd.engine.costs import CostRule, CostSource, version_id
 from tallyd.engine.events import customer_ref, decode_body
 from tallyd.engine.rating import PricedFeature, PricedPlan
@@ -15,6 +15,8 @@ from tallyd.model.event import UsageEvent
 from tallyd.model.money import plain
 from tallyd.model.subscription import Subscription
 from tallyd.pricing.prices import TokenPrices
+
+_DAYS_MAX: Final = 31
 
 
 class Basis:
@@ -44,6 +46,10 @@ class Basis:
         """Take a subscription; its plan and its customer must be there, and its periods be the plan's."""
         number = subscription.number
         self._subscriptions[number] = subscription
+        if not 1 <= subscription.anchor_day <= _DAYS_MAX:
+            self._findings.add(
+                "subscription", number, f"anchor_day {subscription.anchor_day} is no day of a month"
+            )
         if subscription.customer not in self._customers:
             self._findings.add("subscription", number, f"customer {subscription.customer} is gone")
         plan = self._plans.get((subscription.plan_key, subscription.plan_version))
