@@ -23,7 +23,7 @@ from tallyd.engine.recording import Denied, Recorded
 from tallyd.engine.rerating import LatestPlan
 from tallyd.model.event import UsageEvent
 from tallyd.pricing.registry import Registry
-from tallyd.pricing.seam import PricingModel, Step, Terms, Usage
+from tallyd.pricing.seam import PricingModel, Step, Terms, Unpriced, Usage
 
 AnswerT = TypeVar("AnswerT")
 
@@ -123,11 +123,19 @@ async def _attempt(
 class _Stuck:
     """Abandoned calls that have not come back, by what was asked."""
 
-    __slots__ = ("count", "lock")
+    __slots__ = ("count", "lock", "raised")
 
     def __init__(self) -> None:
         self.count: dict[Asked, int] = {}
+        self.raised: dict[tuple[Asked, type[BaseException]], int] = {}
         self.lock = Lock()
+
+    def note(self, asked: Asked, error: BaseException) -> None:
+        """Log what a model raised: the first time, the second, the fourth, the eighth, and so on."""
+        with self.lock:
+            times = self.raised[asked, type(error)] = self.raised.get((asked, type(error)), 0) + 1
+        if times & (times - 1) == 0:
+            _log.error("pricing model raised", model=asked[0], asked=asked[1], times=times, exc_info=error)
 
 
 class Watch:
@@ -188,8 +196,13 @@ class Watch:
             self._asking = asked
         try:
             return answer()
+        except Unpriced:
+            raise
         except KeyboardInterrupt as error:  # a person's comes to the main thread only: this is the plugin's own
             raise RuntimeError("the model raised KeyboardInterrupt") from error
+        except BaseException as error:
+            stuck.note(asked, error)
+            raise
         finally:
             with stuck.lock:
                 self._asking = None

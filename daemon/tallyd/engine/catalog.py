@@ -129,8 +129,12 @@ def _price_feature(each: PlanFeature, meters: Mapping[str, Meter], models: Model
         limit, accumulates = model.limit(terms), model.accumulates(terms)
     except TermsError as error:
         raise TermsError(f"pricing.{error.field}", error.message) from None
-    except Exception as error:  # noqa: BLE001 - a stranger's plugin; the catalog is refused with its words
+    except KeyboardInterrupt:  # a person's
+        raise
+    except BaseException as error:  # noqa: BLE001 - a stranger's plugin may even call sys.exit: refused with its words
         raise TermsError("pricing", f"model {name} failed: {error!r}") from None
+    if type(accumulates) is not bool:
+        raise TermsError("pricing", f"model {name}: accumulates must answer True or False, not {accumulates!r}")
     if limit is not None and (not isinstance(limit, Decimal) or number_problem(limit) or limit < 0):
         raise TermsError("pricing", f"model {name} gave a limit that is not a number of units: {limit!r}")
     return PricedFeature(
@@ -139,7 +143,7 @@ def _price_feature(each: PlanFeature, meters: Mapping[str, Meter], models: Model
         model=model,
         terms=terms,
         limit=limit,
-        accumulates=accumulates is True,
+        accumulates=accumulates,
         cost=None if each.cost is None else read_cost_rule(each.cost, "cost"),
     )
 
@@ -249,6 +253,13 @@ def _cost_issues(raw: dict[str, Any], where: str) -> Iterator[CatalogIssue]:
         yield CatalogIssue(error.field, error.message)
 
 
+def _prices_cost(feature: PricedFeature) -> bool:
+    try:
+        return feature.model.prices_cost(feature.terms) is True
+    except Exception:  # noqa: BLE001 - a stranger's plugin, as in _price_feature
+        return False
+
+
 def _plan_issues(
     plan: Plan, features: set[str], meters: Mapping[str, Meter], models: Models
 ) -> Iterator[CatalogIssue]:
@@ -272,7 +283,7 @@ def _plan_issues(
         except (TermsError, FilterError) as error:
             yield CatalogIssue(f"{place}.{error.field}", error.message)
             continue
-        if plan.currency != COST_CURRENCY and priced.model.prices_cost(priced.terms):
+        if plan.currency != COST_CURRENCY and _prices_cost(priced):
             text = f"prices provider cost, which is in {COST_CURRENCY}: the plan's currency must be that"
             yield CatalogIssue(f"{place}.pricing", text)
 
