@@ -26,7 +26,7 @@ class Row(msgspec.Struct, kw_only=True):
         measured: of tallyd, with its unit.
         baseline: what it is compared with, with its unit.
         ratio: measured over baseline, with its spread; or why there is none.
-        budget: what DESIGN.md asks for; empty for a line that only informs.
+        budget: the target; empty for a line that only informs.
         met: whether it was reached; None when there is no budget or no measurement.
         note: where the time goes, as far as the run shows it.
     """

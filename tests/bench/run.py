@@ -14,7 +14,7 @@ NAMES = ("check", "ingest", "consume", "single", "http", "resident")
 COLUMNS = ("what", "tallyd", "baseline of this run", "ratio (quartiles)", "budget", "")
 
 
-@click.command(help="Measure DESIGN.md's budgets as ratios to bare programs of the same run.")
+@click.command(help="Measure the budgets as ratios to bare programs of the same run.")
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--quick", is_flag=True, help="Fewer rounds: under a minute in all.")
 @click.option("--dir", "place", type=click.Path(file_okay=False, exists=True), help="Where the files go.")
