@@ -27,7 +27,7 @@ from tallyd.store.tables import Row, Table
 from tallyd.store.writer import Writer
 
 PRICES_REMEMBERED_MAX: Final = 10_000
-PRICE_LOOKUP_MAX_S: Final = 10
+PRICE_LOOKUP_MAX_S: Final = 5
 PRICE_LOOKUPS_MAX: Final = 3
 _NAMESPACE: Final = uuid.UUID("0d6f2f2e-3f57-52c8-8a5e-3a3b8d0e6b11")
 
