@@ -199,6 +199,7 @@ def settings(directory: Path, catalog: str = CATALOG, **overrides: Any) -> Confi
         "store.data_dir": str(directory / "data"),
         "catalog": str(path),
         "http.bind": "none",
+        "plugins.budget_ms": 30_000,  # so that a busy machine decides no test; tests of hanging set their own
         **{name.replace("__", "."): value for name, value in overrides.items()},
     }
     return load_config(None, {}, given)

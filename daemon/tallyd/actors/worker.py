@@ -5,6 +5,7 @@ All such work is pure, so work that hangs can simply be abandoned and done again
 asked any more.
 """
 
+import traceback
 from collections.abc import Callable, Iterable
 from copy import copy
 from functools import partial
@@ -38,6 +39,9 @@ STUCK_MAX: Final = 2
 
 CALL_BUDGETS: Final = 10
 """Budgets that an explanation or a re-rating has: it asks every model of a customer, or a whole period's usage."""
+
+FRAMES_LOGGED: Final = -8
+"""The innermost frames of what a model raised."""
 
 PATIENCE_BUDGETS: Final = 10
 """How much longer than its own time work may wait for a thread."""
@@ -135,7 +139,9 @@ class _Stuck:
         with self.lock:
             times = self.raised[asked, type(error)] = self.raised.get((asked, type(error)), 0) + 1
         if times & (times - 1) == 0:
-            _log.error("pricing model raised", model=asked[0], asked=asked[1], times=times, exc_info=error)
+            # As text: rendering it richly would take more of the model's time than the model did.
+            raised = "".join(traceback.format_exception(error, limit=FRAMES_LOGGED))
+            _log.error("pricing model raised", model=asked[0], asked=asked[1], times=times, raised=raised)
 
 
 class Watch:
