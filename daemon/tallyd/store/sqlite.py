@@ -11,6 +11,8 @@ from tallyd.store.tables import Row, Table, add_exact, write_rows
 
 FILE_NAME: Final = "tallyd.db"
 CACHE_KIB: Final = 65_536
+READER_CACHE_KIB: Final = 16_384
+"""Look-ups go all over the file and gain little from a cache beside the system's own."""
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -44,7 +46,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
         "query_only = ON",
         "wal_autocheckpoint = 0",
         "trusted_schema = OFF",
-        f"cache_size = -{CACHE_KIB}",
+        f"cache_size = -{READER_CACHE_KIB}",
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
