@@ -35,7 +35,7 @@ from tallyd.store.lock import own_data_dir
 
 HTTP_GRACE_S: Final = 2
 REQUESTS_A_CONNECTION_MAX: Final = 1_000_000
-DRAIN_MAX_S: Final = 3.0
+DRAIN_MAX_S: Final = 1.5
 SWITCH_INTERVAL_S: Final = 0.0005
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 

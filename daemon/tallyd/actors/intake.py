@@ -124,20 +124,23 @@ class Intake:
         for index in indexes:
             parts.setdefault(requests[index].ref, []).append(index)
         messages = []
-        for ref, part in parts.items():
-            record = Record([requests[index].event for index in part], consuming=consuming)
-            try:
-                self._directory.actor(ref).post(record)
-            except ProblemError as error:
-                self._runtime.counts.overloads += 1
-                outcomes.update(dict.fromkeys(part, error.problem))
-                continue
-            pairs = [(event.key_space, event.key) for event in record.events if event.keyed]
-            if pairs:
-                record.after(partial(self._claims.release, pairs))
-                taken = set(pairs)
-                held[:] = [pair for pair in held if pair not in taken]
-            messages.append((record, part))
+        taken: set[KeyPair] = set()
+        try:
+            for ref, part in parts.items():
+                record = Record([requests[index].event for index in part], consuming=consuming)
+                try:
+                    self._directory.actor(ref).post(record)
+                except ProblemError as error:
+                    self._runtime.counts.overloads += 1
+                    outcomes.update(dict.fromkeys(part, error.problem))
+                    continue
+                pairs = [(event.key_space, event.key) for event in record.events if event.keyed]
+                if pairs:
+                    record.after(partial(self._claims.release, pairs))
+                    taken.update(pairs)
+                messages.append((record, part))
+        finally:
+            held[:] = [pair for pair in held if pair not in taken]
         return messages
 
     async def ask(self, ref: CustomerRef, message: Message) -> None:
