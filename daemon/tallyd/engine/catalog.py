@@ -108,6 +108,7 @@ def price_plan(plan: Plan, version: int, meters: Mapping[str, Meter], models: Mo
         features=features,
         metered=metered,
         price_version=f"{plan.key}@{version}",
+        credits=tuple(plan.credits),
     )
 
 
@@ -145,6 +146,8 @@ def _price_feature(each: PlanFeature, meters: Mapping[str, Meter], models: Model
         limit=limit,
         accumulates=accumulates,
         cost=None if each.cost is None else read_cost_rule(each.cost, "cost"),
+        credit_model=each.credit_model,
+        units_per_credit=each.units_per_credit,
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from tallyd.engine.costs import CostRule
 from tallyd.engine.metering import CompiledMeter
+from tallyd.model.catalog import PlanCredits
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO
 from tallyd.pricing.seam import UNITS, Measure, PricingModel, Step, Terms, Unpriced, Usage, token_dimension
@@ -52,6 +53,8 @@ class PricedFeature(msgspec.Struct, frozen=True, kw_only=True):
         limit: most units a period (or ever); None for no limit.
         accumulates: usage runs on through the periods.
         cost: the plan's own cost model, or None.
+        credit_model: the only credit model whose pools pay for it; None: any that serves it.
+        units_per_credit: units that cost one credit, where the plan says so; None: weights say.
     """
 
     key: str
@@ -61,6 +64,8 @@ class PricedFeature(msgspec.Struct, frozen=True, kw_only=True):
     limit: Decimal | None
     accumulates: bool
     cost: CostRule | None
+    credit_model: str | None = None
+    units_per_credit: Decimal | None = None
 
 
 class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +80,7 @@ class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
         features: by feature key, in catalog order.
         metered: features with a meter, by event name.
         price_version: `key@version`, the evidence in every answer.
+        credits: credits included, by credit model.
     """
 
     key: str
@@ -85,6 +91,7 @@ class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
     features: dict[str, PricedFeature]
     metered: dict[str, tuple[PricedFeature, ...]]
     price_version: str
+    credits: tuple[PlanCredits, ...] = ()
 
     def counted_by(self, event: UsageEvent) -> tuple[PricedFeature, ...]:
         """Return the features whose usage this event adds to."""

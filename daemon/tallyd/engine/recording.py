@@ -4,7 +4,7 @@ This is the decision at the heart of tallyd. It reads an account and returns wha
 here, so it may be run again, in a thread, or in a simulation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -14,9 +14,11 @@ from tallyd.engine import chain, costs, counting, entitlements, rating
 from tallyd.engine.account import Account, Changes, ChargeRow, Enrolment, EventRow
 from tallyd.engine.costs import Cost, CostRule, PriceBook, Versions
 from tallyd.engine.counting import Count
+from tallyd.engine.credits.weights import NO_WEIGHTS, Weights
 from tallyd.engine.entitlements import Reason
 from tallyd.engine.rating import NoPrice, PricedFeature
 from tallyd.engine.rollups import rollups_of
+from tallyd.model.catalog import CreditModel
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, plain
@@ -37,12 +39,16 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         default_cost: the account's default cost model, or None.
         versions: names of the bases of cost.
         currency: of revenues sent without a plan, ISO 4217.
+        weights: what usage costs in credits.
+        credit_models: the rules of new pools, by key.
     """
 
     prices: PriceBook
     default_cost: CostRule | None
     versions: Versions
     currency: str
+    weights: Weights = NO_WEIGHTS
+    credit_models: Mapping[str, CreditModel] = {}
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
