@@ -139,13 +139,13 @@ class Ledger:
 
     def record(self, happened: UsageEvent) -> Recorded:
         """Record an event as a fact."""
-        decided = recording.record(self.account, happened, event_id=next(self._ids), now=NOW, terms=self.terms)
+        decided = recording.record(self.account, happened, number=self._ids.__next__, now=NOW, terms=self.terms)
         self._keep(decided)
         return decided
 
     def consume(self, asked: UsageEvent) -> Recorded | Denied:
         """Record an event if it fits."""
-        decided = recording.consume(self.account, asked, event_id=next(self._ids), now=NOW, terms=self.terms)
+        decided = recording.consume(self.account, asked, number=self._ids.__next__, now=NOW, terms=self.terms)
         if isinstance(decided, Recorded):
             self._keep(decided)
         return decided

@@ -4,19 +4,23 @@ A new catalog replaces the running one as a whole, after it was checked and its 
 """
 
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 import structlog
 import trio
 
+from tallyd.actors.credit_catalogue import CreditCatalogue
 from tallyd.clock import Clock
 from tallyd.engine.catalog import check_catalog, operator_prices, price_plan, read_cost_rule
 from tallyd.engine.costs import CostRule, Versions
+from tallyd.engine.credits.prices import Prices
+from tallyd.engine.credits.weights import Weights
 from tallyd.engine.metering import CompiledMeter, compile_meter
 from tallyd.engine.rating import PricedPlan
 from tallyd.engine.recording import Terms
-from tallyd.model.catalog import Definitions, Feature, Meter, Plan
+from tallyd.model.catalog import CreditModel, Definitions, Feature, Meter, Plan
 from tallyd.model.event import UsageEvent
 from tallyd.pricing.prices import ProviderPrices
 from tallyd.pricing.registry import Registry
@@ -44,7 +48,7 @@ def feature_id(key: str) -> str:
 
 
 class Catalogue:
-    """Features, meters, plans in all their versions, and provider prices."""
+    """Features, meters, plans in all their versions, provider prices, and the rules of credits (`credits`)."""
 
     def __init__(self, stored: StoredCatalog, *, registry: Registry, clock: Clock, currency: str) -> None:
         self._registry = registry
@@ -64,6 +68,9 @@ class Catalogue:
         self._learning = trio.Lock()  # many customers ask for the same model at once: one look-up answers them
         self._lookups = trio.CapacityLimiter(PRICE_LOOKUPS_MAX)
         self._currency = currency
+        self.credits = CreditCatalogue(
+            stored, clock=clock, changing=self._replacing, changed=self._credit_loadchanged
+        )
         self.terms = self._terms()
         for each in stored.plans:
             meters = {meter.key: meter for meter in each.meters}
@@ -78,7 +85,28 @@ class Catalogue:
             default_cost=self._default_cost,
             versions=Versions(),
             currency=self._currency,
+            weights=self.credits.weights,
+            credit_models=self.credits.models,
         )
+
+    def _credit_loadchanged(self) -> None:
+        changed = {"weights": self.credits.weights, "credit_models": self.credits.models}
+        self.terms = msgspec.structs.replace(self.terms, **changed)
+
+    @property
+    def credit_models(self) -> Mapping[str, CreditModel]:
+        """The rules of new pools, by key of the credit model."""
+        return self.credits.models
+
+    @property
+    def weights(self) -> Weights:
+        """What usage costs in credits."""
+        return self.credits.weights
+
+    @property
+    def prices_of_credits(self) -> Prices:
+        """What credits cost."""
+        return self.credits.prices
 
     def latest(self, key: str) -> PricedPlan | None:
         """Return the newest version of a plan."""
@@ -112,6 +140,7 @@ class Catalogue:
         features = [self._feature_row(feature, now) for feature in definitions.features]
         meters = [meter for meter in (self._meter_row(each, now) for each in definitions.meters) if meter]
         plans = self._new_versions(definitions)
+        credit_load = self.credits.load(definitions, now)
         rows: list[tuple[Table, Row]] = [
             *((tables.FEATURES, msgspec.structs.astuple(feature)) for feature in features),
             *((tables.METERS, meter_row(meter)) for meter in meters),
@@ -119,7 +148,10 @@ class Catalogue:
                 (tables.PLAN_VERSIONS, (plan.key, version, _text(plan), _text(used), now))
                 for version, plan, used in plans
             ),
+            *credit_load.rows(),
         ]
+        writer.refuse_when_full()
+        self.credits.put(credit_load)
         if rows:
             await writer.write(Work(rows=rows))
         for feature in features:
@@ -138,7 +170,7 @@ class Catalogue:
         self._operator_prices = operator_prices(definitions.model_prices)
         self.prices = {}
         self.terms = self._terms()
-        return [f"plan {plan.key} version {version}" for version, plan, _ in plans]
+        return [*(f"plan {plan.key} version {version}" for version, plan, _ in plans), *credit_load.words()]
 
     def _feature_row(self, feature: Feature, now: int) -> StoredFeature:
         held = self.features.get(feature.key)

@@ -140,6 +140,7 @@ class CustomerActor:
                 ],
                 counters=rows.counters,
                 seen=rows.seen,
+                credits=rows.credits,
                 position=rows.position,
                 chain=rows.chain,
             )
@@ -246,7 +247,7 @@ class CustomerActor:
             account.customer = msgspec.structs.replace(account.customer, number=next(runtime.sequences.customers))
         decide: Any = recording.consume if consuming else recording.record
         arguments = {
-            "event_id": next(runtime.sequences.events),
+            "number": runtime.sequences.events.__next__,
             "now": runtime.clock.now(),
             "terms": runtime.catalogue.terms,
         }

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tallyd.engine.chain import GENESIS
+from tallyd.engine.credits.book import CreditBook, CreditChanges
 from tallyd.engine.rating import PricedFeature, PricedPlan
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
@@ -81,7 +82,7 @@ class Enrolment:
 class Account:
     """All of one customer that rules need. See the module's docstring for how it changes."""
 
-    __slots__ = ("chain", "counters", "customer", "enrolments", "known", "position", "seen")
+    __slots__ = ("chain", "counters", "credits", "customer", "enrolments", "known", "position", "seen")
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Account:
         enrolments: list[Enrolment] | None = None,
         counters: dict[CounterKey, Counter] | None = None,
         seen: dict[CounterKey, set[str]] | None = None,
+        credits: CreditBook | None = None,  # noqa: A002 - what they are called
         position: int = 0,
         chain: bytes = GENESIS,
     ) -> None:
@@ -99,6 +101,7 @@ class Account:
         self.enrolments = enrolments if enrolments is not None else []
         self.counters = counters if counters is not None else {}
         self.seen = seen if seen is not None else {}
+        self.credits = credits
         self.position = position
         self.chain = chain
 
@@ -305,6 +308,7 @@ class Changes(msgspec.Struct, kw_only=True, gc=False):
         price_versions: bases of cost to keep: (id, content).
         subscription: a new subscription with its plan.
         rerated: an event that got the prices it lacked.
+        credits: what happened to pools, grants and holds.
         position: the account's ledger position afterwards.
         chain: the account's chain hash afterwards.
     """
@@ -318,6 +322,7 @@ class Changes(msgspec.Struct, kw_only=True, gc=False):
     price_versions: dict[int, str] = {}
     subscription: tuple[Subscription, PricedPlan] | None = None
     rerated: Rerated | None = None
+    credits: CreditChanges | None = None
     position: int
     chain: bytes
 
@@ -332,5 +337,9 @@ def apply(account: Account, changes: Changes) -> None:
         account.seen.setdefault(key, set()).add(value)
     if changes.subscription is not None:
         account.enrolments.append(Enrolment(*changes.subscription))
+    if changes.credits is not None:
+        if account.credits is None:
+            account.credits = CreditBook()
+        account.credits.apply(changes.credits)
     account.position = changes.position
     account.chain = changes.chain

@@ -11,19 +11,19 @@ from typing import Any, Final
 import msgspec
 
 from tallyd.engine.costs import CostRule, rule_problem
+from tallyd.engine.credits.definitions import credit_issues
 from tallyd.engine.filters import FilterError
 from tallyd.engine.metering import CompiledMeter, compile_meter
 from tallyd.engine.rating import PricedFeature, PricedPlan
 from tallyd.engine.rollups import COST_CURRENCY
 from tallyd.model.catalog import Definitions, Meter, ModelPrice, Plan, PlanFeature
 from tallyd.model.moments import parse_iso
-from tallyd.model.money import number_problem
+from tallyd.model.money import currency_problem, number_problem
 from tallyd.pricing.prices import DatedPrices, ProviderPrices, TokenPrices
 from tallyd.pricing.seam import PricingModel, TermsError
 
 KEY_CHARACTERS_MAX: Final = 128
 INTERVAL_MONTHS_MAX: Final = 120
-_CURRENCY_LETTERS: Final = range(3, 5)
 
 Models = Mapping[str, PricingModel[Any]]
 
@@ -77,6 +77,7 @@ def check_catalog(definitions: Definitions, models: Models, source: str) -> None
         issues.extend(_plan_issues(plan, features, meters, models))
     if definitions.default_cost is not None:
         issues.extend(_cost_issues(definitions.default_cost, "default_cost"))
+    issues.extend(CatalogIssue(*found) for found in credit_issues(definitions))
     if issues:
         raise CatalogError(source, issues)
 
@@ -217,6 +218,7 @@ def _duplicates(definitions: Definitions) -> Iterator[CatalogIssue]:
         ("features", [feature.key for feature in definitions.features]),
         ("meters", [meter.key for meter in definitions.meters]),
         ("plans", [plan.key for plan in definitions.plans]),
+        ("credit_models", [model.key for model in definitions.credit_models]),
     ):
         seen: set[str] = set()
         for index, key in enumerate(keys):
@@ -269,8 +271,9 @@ def _plan_issues(
     where = f"plans.{plan.key}"
     if not 1 <= plan.interval_months <= INTERVAL_MONTHS_MAX:
         yield CatalogIssue(f"{where}.interval_months", f"must be 1 to {INTERVAL_MONTHS_MAX}")
-    if not (plan.currency.isascii() and plan.currency.isupper() and len(plan.currency) in _CURRENCY_LETTERS):
-        yield CatalogIssue(f"{where}.currency", "must be a currency code such as USD")
+    problem = currency_problem(plan.currency)
+    if problem:
+        yield CatalogIssue(f"{where}.currency", problem)
     if number_problem(plan.price_amount) or plan.price_amount < 0:
         yield CatalogIssue(f"{where}.price_amount", "must be an amount of zero or more")
     seen: set[str] = set()

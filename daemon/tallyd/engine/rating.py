@@ -4,6 +4,7 @@ A model may come from a stranger's plugin, so whatever it does ends in a value: 
 there is none (P8, P9).
 """
 
+from collections.abc import Callable
 from decimal import Decimal
 from enum import StrEnum
 from itertools import islice
@@ -102,6 +103,10 @@ class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
             return counting
         matching = (feature for feature in metered if feature.meter and feature.meter.counts(event))
         return (*counting, *matching)
+
+
+Marginal = Callable[[PricedFeature, Usage, Usage], tuple[Decimal | None, NoPrice | None]]
+"""Asks a feature's model for one event's charge: `marginal`, or one that watches the model."""
 
 
 def units_of(feature: PricedFeature, event: UsageEvent) -> Decimal:

@@ -4,7 +4,7 @@ This is the decision at the heart of tallyd. It reads an account and returns wha
 here, so it may be run again, in a thread, or in a simulation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -14,17 +14,22 @@ from tallyd.engine import chain, costs, counting, entitlements, rating
 from tallyd.engine.account import Account, Changes, ChargeRow, Enrolment, EventRow
 from tallyd.engine.costs import Cost, CostRule, PriceBook, Versions
 from tallyd.engine.counting import Count
-from tallyd.engine.credits.weights import NO_WEIGHTS, Weights
+from tallyd.engine.credits.burning import Kept
+from tallyd.engine.credits.covering import Asked, Cover, cover, draw
+from tallyd.engine.credits.draft import Draft, Numbers
+from tallyd.engine.credits.giving import top_up
+from tallyd.engine.credits.holding import lift, put_down, use_kept
+from tallyd.engine.credits.passing import pass_time
+from tallyd.engine.credits.weights import NO_WEIGHTS, Quote, Weights
 from tallyd.engine.entitlements import Reason
-from tallyd.engine.rating import NoPrice, PricedFeature
+from tallyd.engine.rating import Marginal, NoPrice
 from tallyd.engine.rollups import rollups_of
 from tallyd.model.catalog import CreditModel
+from tallyd.model.credit_entries import Entry
+from tallyd.model.credits import Hold, HoldStatus, Pool
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, plain
-from tallyd.pricing.seam import Usage
-
-Marginal = Callable[[PricedFeature, Usage, Usage], tuple[Decimal | None, NoPrice | None]]
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _NOTHING_PRICED: Final = "{}"
@@ -51,16 +56,35 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     credit_models: Mapping[str, CreditModel] = {}
 
 
+class Drawn(msgspec.Struct, frozen=True, gc=False):
+    """What an event drew from a pool, and what the pool has afterwards."""
+
+    pool: Pool
+    feature: str
+    total: Decimal
+    quote: Quote
+
+
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """The event as the books now have it, and what that changes."""
+    """The event as the books now have it, and what that changes.
+
+    Attributes:
+        row: its ledger row.
+        charges: its charges.
+        changes: all that changes.
+        drawn: what it drew from credit pools.
+        hold: the hold it settled, as it stands.
+    """
 
     row: EventRow
     charges: list[ChargeRow]
     changes: Changes
+    drawn: list[Drawn] = []
+    hold: Hold | None = None
 
 
 class Denied(msgspec.Struct, frozen=True, gc=False):
-    """A `consume` that does not fit: nothing is recorded, and the answer says why."""
+    """What does not fit: nothing is recorded, and the answer says why."""
 
     entitlement: entitlements.Entitlement
 
@@ -69,110 +93,262 @@ def record(
     account: Account,
     event: UsageEvent,
     *,
-    event_id: int,
+    number: Numbers,
     now: int,
     terms: Terms,
     marginal: Marginal = rating.marginal,
-) -> Recorded:
-    """Decide one event as a fact that happened: always recorded, zeroed where a cap was already reached."""
-    enrolment = account.enrolment_for(event)
-    counts = counting.count(account, enrolment, event) if enrolment else []
-    return _record(account, event, enrolment, counts, event_id=event_id, now=now, terms=terms, marginal=marginal)
+) -> Recorded | Denied:
+    """Decide one event as a fact that happened: zeroed where a cap was already reached.
+
+    Denied only where a hard credit pool has to pay for it and cannot (CONTRACTS B10).
+    """
+    return Recording(account, event, number, now, terms, marginal).record()
 
 
 def consume(
     account: Account,
     event: UsageEvent,
     *,
-    event_id: int,
+    number: Numbers,
     now: int,
     terms: Terms,
     marginal: Marginal = rating.marginal,
 ) -> Recorded | Denied:
     """Decide one event as a request: recorded if every limit it touches holds, else refused whole (P4)."""
-    enrolment = account.enrolment_for(event)
-    counts = counting.count(account, enrolment, event) if enrolment else []
-    for count in counts:
-        if enrolment and not entitlements.admits(count.feature, count.counter, count.units):
-            asked_of = (account, enrolment, count.feature)
-            return Denied(entitlements.decide_granted(*asked_of, event.occurred_at, count.units))
-    if not _names_a_counted_feature(event, counts):
-        entitlement = entitlements.decide(
-            account, event.feature_key or event.name, event.occurred_at, event.units or ZERO
-        )
-        if entitlement.allowed and entitlement.limit is not None:  # nothing would count what is admitted (P4)
-            entitlement = msgspec.structs.replace(entitlement, allowed=False, reason=Reason.NOT_COUNTED)
-        if not entitlement.allowed:
-            return Denied(entitlement)
-    return _record(account, event, enrolment, counts, event_id=event_id, now=now, terms=terms, marginal=marginal)
+    recording = Recording(account, event, number, now, terms, marginal)
+    return recording.refused() or recording.record(asking=True)
 
 
-def _record(
+def settle(
     account: Account,
     event: UsageEvent,
-    enrolment: Enrolment | None,
-    counts: list[Count],
     *,
-    event_id: int,
+    number: Numbers,
     now: int,
     terms: Terms,
-    marginal: Marginal,
-) -> Recorded:
-    capped = bool(counts) and all(count.capped for count in counts)
-    cost = costs.CAPPED if capped else _cost(event, counts, terms)
-    for count in counts:
-        if count.capped:
-            count.units = ZERO
-            count.amount = ZERO
-        elif event.revenue_amount is None:
-            count.quantity = rating.quantity_of(count.feature, event, count.units, cost.amount)
-            count.amount, count.no_price = marginal(count.feature, count.counter.rated, count.quantity)
-    revenue, revenue_source = _revenue(event, counts, capped=capped)
-    no_price = _UNKNOWN_MODEL if cost.unknown_model else None
-    for count in counts:
-        no_price = no_price or count.no_price
-    charges = _charge_rows(account, event, enrolment, counts, event_id) if enrolment else []
-    position = account.position + 1
-    units = _units(event, counts, capped=capped)
-    fields = (
-        event_id,
-        account.customer.number,
-        position,
-        event.key_space,
-        event.key,
-        event.source,
-        event.name,
-        event.feature_key,
-        event.occurred_at,
-        now,
-        enrolment.subscription.number if enrolment else None,
-        plain(units),
-        None if cost.amount is None else plain(cost.amount),
-        cost.source,
-        cost.version.id if cost.version else None,
-        None if revenue is None else plain(revenue),
-        revenue_source,
-        enrolment.plan.currency if enrolment else terms.currency,
-        no_price,
-        1 if capped else 0,
-        event.model,
-        event.provider,
-        event.body,
+    marginal: Marginal = rating.marginal,
+    hold: int,
+    final: bool,
+) -> Recorded | Denied:
+    """Decide the usage a hold was made for: a fact, paid from what was set aside first.
+
+    Never capped: its units were admitted when they were held. A hold that has expired settles as a plain fact.
+    Denied only where the pool refuses a shortfall; the hold stays as it was.
+    """
+    return Recording(account, event, number, now, terms, marginal).settle(hold, final=final)
+
+
+class Recording:
+    """One event on its way into the books. It reads an account and changes nothing."""
+
+    __slots__ = (
+        "account",
+        "cost",
+        "counts",
+        "draft",
+        "drawn",
+        "enrolment",
+        "event",
+        "marginal",
+        "now",
+        "number",
+        "terms",
     )
-    link = chain.link(account.chain, fields)
-    row = EventRow(*fields, link)
-    changes = Changes(
-        customer=None if account.known else _with_creation(account.customer, now),
-        event=row,
-        charges=charges,
-        counters=counting.counters_after(account, event, enrolment, counts),
-        seen=counting.newly_seen(event, counts),
-        rollups=rollups_of(row, event, units, cost, revenue, counts),
-        price_versions={cost.version.id: cost.version.content} if cost.version else {},
-        position=position,
-        chain=link,
-    )
-    return Recorded(row, charges, changes)
+
+    def __init__(
+        self, account: Account, event: UsageEvent, number: Numbers, now: int, terms: Terms, marginal: Marginal
+    ) -> None:
+        self.account = account
+        self.event = event
+        self.number = number
+        self.now = now
+        self.terms = terms
+        self.marginal = marginal
+        self.draft: Draft | None = None
+        if account.credits is not None:
+            self.draft = Draft(account, now, number)
+            pass_time(self.draft)
+        self.enrolment = account.enrolment_for(event)
+        self.counts = counting.count(account, self.enrolment, event) if self.enrolment else []
+        self.drawn: list[Drawn] = []
+        self.cost = costs.CAPPED
+
+    def refused(self) -> Denied | None:
+        """Refuse what does not fit a limit, held units included, or would not count where there is one (P4)."""
+        account, event, enrolment, draft = self.account, self.event, self.enrolment, self.draft
+        for count in self.counts:
+            held = draft.held_units(*count.key) if draft is not None else ZERO
+            if enrolment and not entitlements.admits(count.feature, count.counter, count.units, held):
+                return Denied(
+                    entitlements.decide_granted(
+                        account, enrolment, count.feature, event.occurred_at, count.units, draft
+                    )
+                )
+        if not _names_a_counted_feature(event, self.counts):
+            entitlement = entitlements.decide(
+                account, event.feature_key or event.name, event.occurred_at, event.units or ZERO, draft
+            )
+            if entitlement.allowed and entitlement.limit is not None:  # nothing would count what is admitted (P4)
+                entitlement = msgspec.structs.replace(entitlement, allowed=False, reason=Reason.NOT_COUNTED)
+            if not entitlement.allowed:
+                return Denied(entitlement)
+        return None
+
+    def settle(self, number: int, *, final: bool) -> Recorded | Denied:
+        """Record the event, paid from what the hold set aside first."""
+        draft = self.draft
+        hold = draft.hold(number) if draft is not None else None
+        if draft is None or hold is None or hold.status is not HoldStatus.HELD:
+            return self.record(fact=True, hold=number)
+        for count in self.counts:
+            count.capped = False
+        draft.begin_event()
+        kept = lift(draft, hold)
+        event_id = self.number()
+        denied = self._price(event_id, fact=True, kept=kept, hold=number)
+        if denied is not None:
+            return denied
+        used = {count.feature.key: count.units for count in self.counts}
+        settled = put_down(draft, hold, kept, used, event=event_id, final=final)
+        recorded = self._write(event_id)
+        return msgspec.structs.replace(recorded, hold=settled)
+
+    def record(self, *, asking: bool = False, fact: bool = False, hold: int | None = None) -> Recorded | Denied:
+        """Record the event, unless a hard pool cannot pay for it."""
+        if self.draft is not None:
+            self.draft.begin_event()
+        event_id = self.number()
+        denied = self._price(event_id, asking=asking, fact=fact, hold=hold)
+        return self._write(event_id) if denied is None else denied
+
+    @property
+    def _capped(self) -> bool:
+        return bool(self.counts) and all(count.capped for count in self.counts)
+
+    def _price(
+        self,
+        event_id: int,
+        *,
+        asking: bool = False,
+        fact: bool = False,
+        kept: Kept | None = None,
+        hold: int | None = None,
+    ) -> Denied | None:
+        """Find the charge of each feature the event counts in: what credits pay for, and what the plan bills."""
+        self.cost = costs.CAPPED if self._capped else cost_of_event(self.event, self.counts, self.terms)
+        for count in self.counts:
+            if count.capped:
+                count.units = ZERO
+                count.amount = ZERO
+            elif self.event.revenue_amount is None:
+                count.quantity = rating.quantity_of(count.feature, self.event, count.units, self.cost.amount)
+                if self.draft is None:
+                    self._bill(count)
+                    continue
+                asked = self._asked(count, fact=fact, kept=kept)
+                covered = cover(self.draft, asked, self.terms.weights, self.marginal)
+                if covered is None:
+                    self._bill(count)
+                elif covered.short or (covered.unsure and asking):
+                    return self._short(count, covered)
+                else:
+                    self._draw(self.draft, count, asked, covered, event_id, hold)
+        return None
+
+    def _bill(self, count: Count) -> None:
+        count.amount, count.no_price = self.marginal(count.feature, count.counter.rated, count.quantity)
+
+    def _draw(
+        self, draft: Draft, count: Count, asked: Asked, covered: Cover, event_id: int, hold: int | None
+    ) -> None:
+        count.quantity = covered.rest
+        count.amount, count.no_price = covered.amount, covered.no_price
+        draw(draft, asked, covered, event=event_id, hold=hold)
+        for each in covered.given:
+            if asked.kept:
+                use_kept(asked.kept, each.take)
+            drawn = Drawn(draft.pool(each.take.pool), count.feature.key, each.take.total, covered.quote)
+            self.drawn.append(drawn)
+
+    def _asked(self, count: Count, *, fact: bool, kept: Kept | None) -> Asked:
+        assert self.enrolment is not None, "what counts is on a subscription"
+        return Asked(
+            enrolment=self.enrolment,
+            feature=count.feature,
+            event=self.event,
+            units=count.units,
+            quantity=count.quantity,
+            rated=count.counter.rated,
+            kept=kept,
+            fact=fact,
+        )
+
+    def _short(self, count: Count, covered: Cover) -> Denied:
+        assert self.enrolment is not None, "what counts is on a subscription"
+        asked = (self.account, self.enrolment, count.feature, self.event.occurred_at, None, self.draft)
+        return Denied(entitlements.without_credits(entitlements.decide_granted(*asked), covered))
+
+    def _write(self, event_id: int) -> Recorded:
+        """Put the priced event into its ledger row, with all that follows from it."""
+        if self.draft is not None:
+            for number in dict.fromkeys(each.pool.number for each in self.drawn):
+                top_up(self.draft, number, self.now)
+        account, event, enrolment, counts, now = self.account, self.event, self.enrolment, self.counts, self.now
+        capped, cost = self._capped, self.cost
+        revenue, revenue_source = _revenue(event, counts, capped=capped)
+        no_price = _UNKNOWN_MODEL if cost.unknown_model else None
+        for count in counts:
+            no_price = no_price or count.no_price
+        charges = _charge_rows(account, event, enrolment, counts, event_id) if enrolment else []
+        position, link = account.position, account.chain
+        entries: list[Entry] = []
+        if self.draft is not None:
+            entries, position, link = self.draft.seal_before()
+        position += 1
+        units = _units(event, counts, capped=capped)
+        fields = (
+            event_id,
+            account.customer.number,
+            position,
+            event.key_space,
+            event.key,
+            event.source,
+            event.name,
+            event.feature_key,
+            event.occurred_at,
+            now,
+            enrolment.subscription.number if enrolment else None,
+            plain(units),
+            None if cost.amount is None else plain(cost.amount),
+            cost.source,
+            cost.version.id if cost.version else None,
+            None if revenue is None else plain(revenue),
+            revenue_source,
+            enrolment.plan.currency if enrolment else self.terms.currency,
+            no_price,
+            1 if capped else 0,
+            event.model,
+            event.provider,
+            event.body,
+        )
+        link = chain.link(link, fields)
+        row = EventRow(*fields, link)
+        credit_changes = None
+        if self.draft is not None and self.draft.changed:
+            credit_changes, position, link = self.draft.seal(entries, position, link)
+        changes = Changes(
+            customer=None if account.known else _with_creation(account.customer, now),
+            event=row,
+            charges=charges,
+            counters=counting.counters_after(account, event, enrolment, counts),
+            seen=counting.newly_seen(event, counts),
+            rollups=rollups_of(row, event, units, cost, revenue, counts),
+            price_versions={cost.version.id: cost.version.content} if cost.version else {},
+            credits=credit_changes,
+            position=position,
+            chain=link,
+        )
+        return Recorded(row, charges, changes, self.drawn)
 
 
 def _names_a_counted_feature(event: UsageEvent, counts: list[Count]) -> bool:
@@ -185,7 +361,8 @@ def _with_creation(customer: Customer, now: int) -> Customer:
     return msgspec.structs.replace(customer, created_at=now)
 
 
-def _cost(event: UsageEvent, counts: list[Count], terms: Terms) -> Cost:
+def cost_of_event(event: UsageEvent, counts: list[Count], terms: Terms) -> Cost:
+    """Return what an event costs us, by the first cost rule of the features it counts in, or the prices known."""
     rule = None
     for count in counts:
         rule = rule or count.feature.cost

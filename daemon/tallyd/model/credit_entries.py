@@ -59,6 +59,7 @@ class DeductionDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         units_per_credit: where the plan says so instead.
         covered: quantities that this pool paid for, and the plan does not bill, by dimension.
         credited: of the plan's price, what this pool paid, where credits are money.
+        waived: credits that were not there and are not asked for: the pool's policy on a shortfall.
         description: for people.
         metadata: the app's own.
     """
@@ -71,6 +72,7 @@ class DeductionDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     units_per_credit: Decimal | None = None
     covered: dict[str, Decimal] = {}
     credited: Decimal = ZERO
+    waived: Decimal = ZERO
     description: str | None = None
     metadata: dict[str, Any] | None = None
 

@@ -166,7 +166,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             return PoolStatus.ARCHIVED
         if self.frozen:
             return PoolStatus.FROZEN
-        if self.model.hard_limit and self.balance <= ZERO:
+        if self.model.hard_limit and self.balance <= ZERO and self.headroom == ZERO:
             return PoolStatus.DEPLETED
         return PoolStatus.ACTIVE
 

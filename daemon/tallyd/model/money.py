@@ -1,11 +1,12 @@
 """Exact numbers (promise P9).
 
 Importing this module makes `Decimal` arithmetic exact for the process: a result that would need rounding
-raises `decimal.Inexact` instead of losing a digit. Rounding happens in one named place, `round_to_currency`.
+raises `decimal.Inexact` instead of losing a digit. Rounding happens in named places: `round_to_currency` for
+money, `round_half_up`, `floor_to`, `divide` and `share` for credits.
 """
 
 import decimal
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, Inexact
 from typing import Final
 
 INTEGER_DIGITS_MAX: Final = 20
@@ -18,7 +19,10 @@ _SHORT_TEXT: Final = 18
 # Two 38-digit inputs multiplied twice over, and room to add a million million of them.
 _PRECISION: Final = 250
 _ROUNDING: Final = Context(prec=_PRECISION, rounding=ROUND_HALF_UP)
+_FLOOR: Final = Context(prec=_PRECISION, rounding=ROUND_FLOOR)
+_STEPS: Final = tuple(ONE.scaleb(-digits) for digits in range(FRACTION_DIGITS_MAX + 1))
 
+_CURRENCY_LETTERS: Final = range(3, 5)
 # ISO 4217 currencies that do not have two decimals. USDC is Retempo's, six decimals.
 _NO_DECIMALS: Final = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
 _THREE_DECIMALS: Final = "BHD IQD JOD KWD LYD OMR TND"
@@ -77,6 +81,61 @@ def currency_exponent(currency: str) -> int:
     return _EXPONENTS.get(currency, 2)
 
 
+def currency_problem(currency: str) -> str | None:
+    """Say why a text is no currency code, or None when it can be one: three capital letters, or USDC's four."""
+    if currency.isascii() and currency.isalpha() and currency.isupper() and len(currency) in _CURRENCY_LETTERS:
+        return None
+    return "must be a currency code such as USD"
+
+
 def round_to_currency(amount: Decimal, currency: str) -> Decimal:
     """Round half up to the currency's exponent: the one rounding of the product (P9)."""
     return amount.quantize(ONE.scaleb(-currency_exponent(currency)), context=_ROUNDING)
+
+
+def round_half_up(value: Decimal, digits: int) -> Decimal:
+    """Round half up to 0 to 18 `digits` after the decimal point; a number with no more of them stays as it is."""
+    rounded = value.quantize(_STEPS[digits], context=_ROUNDING)
+    return value if rounded == value else rounded
+
+
+def floor_to(value: Decimal, digits: int) -> Decimal:
+    """Round down to 0 to 18 `digits` after the decimal point; a negative number towards minus infinity."""
+    rounded = value.quantize(_STEPS[digits], context=_FLOOR)
+    return value if rounded == value else rounded
+
+
+def divide(value: Decimal, divisor: Decimal, digits: int | None = None) -> Decimal:
+    """Return value / divisor, rounded half up to `digits` after the decimal point when they are given.
+
+    Without `digits`: exact when the quotient terminates, else rounded half up to 18 digits.
+
+    Raises:
+        decimal.DivisionByZero, decimal.InvalidOperation: `divisor` is zero.
+    """
+    if digits is not None:
+        return tidy(round_half_up(_ROUNDING.divide(value, divisor), digits))
+    try:
+        return tidy(value / divisor)
+    except Inexact:
+        return tidy(round_half_up(_ROUNDING.divide(value, divisor), FRACTION_DIGITS_MAX))
+
+
+def terminates(divisor: Decimal) -> bool:
+    """Whether every quotient by `divisor`, which is not zero, has an end: divide by 8, never by 3."""
+    try:
+        ONE / divisor
+    except Inexact:
+        return False
+    return True
+
+
+def share(quantity: Decimal, given: Decimal, charge: Decimal) -> Decimal:
+    """Return the part of `quantity` that `given` out of `charge` pays for: quantity x given / charge.
+
+    Exact when the quotient terminates, else rounded half up to 18 digits after the decimal point.
+
+    Raises:
+        decimal.DivisionByZero, decimal.InvalidOperation: `charge` is zero.
+    """
+    return quantity if given == charge else divide(quantity * given, charge)

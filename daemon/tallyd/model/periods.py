@@ -52,3 +52,10 @@ def calendar_month(moment: int) -> Period:
     """Return the UTC calendar month that contains the instant."""
     month = _month_number(moment)
     return Period(_boundary(month, 1), _boundary(month + 1, 1))
+
+
+def add_months(moment: int, months: int) -> int:
+    """Return the same day and time some months later, clamped to the month's end."""
+    then = from_micros(moment)
+    year, month = divmod(then.year * MONTHS_A_YEAR + then.month - 1 + months, MONTHS_A_YEAR)
+    return to_micros(then.replace(year=year, month=month + 1, day=min(then.day, monthrange(year, month + 1)[1])))

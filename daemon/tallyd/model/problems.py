@@ -15,6 +15,7 @@ class Code(StrEnum):
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    INSUFFICIENT_CREDITS = "insufficient_credits"
     DENIED = "denied"
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"

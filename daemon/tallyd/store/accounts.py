@@ -9,8 +9,10 @@ import msgspec
 
 from tallyd.engine.account import Counter, CounterKey
 from tallyd.engine.chain import GENESIS
+from tallyd.engine.credits.book import CreditBook
 from tallyd.model.customer import Customer
 from tallyd.model.subscription import Subscription
+from tallyd.store.credit_rows import load_credits
 
 _decode_rated = msgspec.json.Decoder(dict[str, Decimal]).decode
 
@@ -22,6 +24,7 @@ class AccountRows(msgspec.Struct, kw_only=True, gc=False):
     subscriptions: list[Subscription]
     counters: dict[CounterKey, Counter]
     seen: dict[CounterKey, set[str]]
+    credits: CreditBook | None
     position: int
     chain: bytes
 
@@ -55,6 +58,7 @@ def _load(connection: sqlite3.Connection, customer: Customer) -> AccountRows:
         subscriptions=[Subscription(**_named(Subscription, row)) for row in subscriptions],
         counters={CounterKey(*row[1:4]): counter_of(row[4:]) for row in counters},
         seen=seen,
+        credits=load_credits(connection, customer.number),
         position=ledger[0] if ledger else 0,
         chain=ledger[1] if ledger else GENESIS,
     )
@@ -91,7 +95,7 @@ def load_sequences(connection: sqlite3.Connection) -> Sequences:
         return number
 
     return Sequences(
-        events=highest("id", "events"),
+        events=max(highest("id", "events"), highest("id", "credit_entries"), highest("number", "outbox")),
         customers=highest("number", "customers"),
         subscriptions=highest("number", "subscriptions"),
     )

@@ -8,6 +8,7 @@ import msgspec
 from tallyd.engine.account import Changes, Counter, CounterKey, RollupDelta, RollupKey
 from tallyd.model.money import plain
 from tallyd.store import tables
+from tallyd.store.credit_rows import Latest
 from tallyd.store.tables import Row, Table
 
 Rows = Mapping[Table, list[Row]]
@@ -31,6 +32,7 @@ def merge(waiting: Iterable[Work]) -> dict[Table, list[Row]]:
     rollups: dict[RollupKey, RollupDelta] = {}
     ledgers: dict[int, Row] = {}
     versions: dict[int, str] = {}
+    credit = Latest()
     for work in waiting:
         for table, row in work.rows:
             rows[table].append(row)
@@ -45,11 +47,14 @@ def merge(waiting: Iterable[Work]) -> dict[Table, list[Row]]:
                 else:
                     held.add(delta)
             versions.update(changes.price_versions)
+            if changes.credits is not None:
+                credit.take(work.customer, changes.credits)
             ledgers[work.customer] = (work.customer, changes.position, changes.chain)
     rows[tables.COUNTERS] = [_counter_row(customer, key, held) for (customer, key), held in counters.items()]
     rows[tables.ROLLUPS] = [_rollup_row(key, delta) for key, delta in rollups.items()]
     rows[tables.PRICE_VERSIONS].extend(versions.items())
     rows[tables.LEDGERS] = list(ledgers.values())
+    rows.update(credit.rows())
     return {table: some for table, some in rows.items() if some}
 
 
@@ -65,6 +70,9 @@ def _collect(rows: dict[Table, list[Row]], customer: int, changes: Changes) -> N
         rows[tables.RERATES].append(_astuple(changes.rerated.row))
         rows[tables.RERATED_EVENTS].append(_astuple(changes.rerated.event))
         rows[tables.RERATED_CHARGES].extend([_astuple(charge) for charge in changes.rerated.charges])
+    if changes.credits is not None:
+        rows[tables.CREDIT_ENTRIES].extend([_astuple(entry) for entry in changes.credits.entries])
+        rows[tables.OUTBOX].extend([_astuple(alert) for alert in changes.credits.alerts])
     for key, value in changes.seen:
         rows[tables.SEEN_VALUES].append((customer, *key, value))
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tallyd.model.credit_entries import Entry
 from tallyd.model.money import plain
 
 VARIABLES_MAX: Final = 8192
@@ -21,18 +22,22 @@ Row = tuple[Any, ...]
 class Table(msgspec.Struct, frozen=True, eq=False):
     """Where rows go and what happens when one is there already.
 
-    `removes_before`: rows are not added, but those whose one column is less than the value are removed.
+    `removes_before`: rows are not added, but those whose one column is less than the value are removed;
+    `removes`: those whose one column has the value.
     """
 
     name: str
     columns: tuple[str, ...]
     on_conflict: str = ""
     removes_before: bool = False
+    removes: bool = False
 
     def insert(self, rows: int) -> str:
         """Return the statement that writes this many rows."""
         if self.removes_before:
             return f"DELETE FROM {self.name} WHERE {self.columns[0]} < " + "max(?" + ",?" * (rows - 1) + ",0)"
+        if self.removes:
+            return f"DELETE FROM {self.name} WHERE {self.columns[0]} IN (" + ",".join("?" * rows) + ")"
         marks = "(" + ",".join("?" * len(self.columns)) + ")"
         values = ",".join([marks] * rows)
         return f"INSERT INTO {self.name} ({','.join(self.columns)}) VALUES {values} {self.on_conflict}"
@@ -64,6 +69,15 @@ METERS: Final = Table(
 )
 PLAN_VERSIONS: Final = Table("plan_versions", _columns("key version plan meters created_at"))
 PRICE_VERSIONS: Final = Table("price_versions", ("id", "content"), "ON CONFLICT (id) DO NOTHING")
+CREDIT_MODELS: Final = Table(
+    "credit_models",
+    _columns("key id source definition extra created_at updated_at deleted_at"),
+    "ON CONFLICT (key) DO UPDATE SET " + _replace(_columns("source definition extra updated_at deleted_at")),
+)
+CREDIT_WEIGHTS: Final = Table("credit_weights", _columns("id feature model kind weight effective_from created_at"))
+CREDIT_PRICES: Final = Table("credit_prices", _columns("id credit_model price currency effective_from created_at"))
+DELETED_WEIGHTS: Final = Table("credit_weights", ("id",), removes=True)
+DELETED_PRICES: Final = Table("credit_prices", ("id",), removes=True)
 API_KEYS: Final = Table("api_keys", _columns("hash name hint scopes created_at"))
 REPLAYS: Final = Table(
     "replays",
@@ -124,12 +138,43 @@ ROLLUPS: Final = Table(
     + ", events = rollups.events + excluded.events, unpriced = rollups.unpriced + excluded.unpriced",
 )
 
+CREDIT_ENTRIES: Final = Table("credit_entries", Entry.__struct_fields__)
+
+
+def _latest(name: str, columns: str, key: str) -> Table:
+    """Return a table whose rows keep their last value."""
+    every = _columns(columns)
+    changing = (column for column in every if column not in key.split(","))
+    return Table(name, every, f"ON CONFLICT ({key}) DO UPDATE SET {_replace(changing)}")
+
+
+POOLS: Final = _latest(
+    "pools",
+    "number customer model_key model name balance overage held overage_held granted consumed expired reversed"
+    " frozen archived opened_at modified_at recurred_at topped_up topped_up_in",
+    "number",
+)
+GRANTS: Final = _latest("grants", "number pool customer amount remaining held created_at terms", "number")
+POOL_LINKS: Final = _latest(
+    "pool_links",
+    "pool subscription customer priority draw_limit drawn drawn_in allocated_in",
+    "pool,subscription",
+)
+HOLDS: Final = _latest("holds", "number customer status opened_at closed_at parts units event key terms", "number")
+CREDIT_DUES: Final = _latest("credit_dues", "customer due_at", "customer")
+OUTBOX: Final = Table("outbox", _columns("number customer type at body"))
+
 IN_ORDER: Final = (
     CUSTOMERS,
     FEATURES,
     METERS,
     PLAN_VERSIONS,
     PRICE_VERSIONS,
+    CREDIT_MODELS,
+    CREDIT_WEIGHTS,
+    CREDIT_PRICES,
+    DELETED_WEIGHTS,
+    DELETED_PRICES,
     API_KEYS,
     REPLAYS,
     OLD_REPLAYS,
@@ -143,6 +188,13 @@ IN_ORDER: Final = (
     COUNTERS,
     SEEN_VALUES,
     ROLLUPS,
+    CREDIT_ENTRIES,
+    POOLS,
+    GRANTS,
+    POOL_LINKS,
+    HOLDS,
+    CREDIT_DUES,
+    OUTBOX,
 )
 """Parents before children."""
 

@@ -10,6 +10,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 from tallyd.api.bounds import TOO_LARGE
 from tallyd.api.http import dodo, retempo, tanso
+from tallyd.api.http.credit_models import CreditModels
+from tallyd.api.http.credit_schedules import CreditSchedules
 from tallyd.api.http.dodo_events import DodoEvents
 from tallyd.api.http.dodo_meters import DodoMeters
 from tallyd.api.http.entitlements import Entitlements
@@ -35,6 +37,8 @@ def make_app(core: Core, *, ready: Callable[[], bool] = lambda: True) -> QuartTr
     native = Family(core, tanso.render, Replays(core).once)
     for handlers in (Events(core), Entitlements(core), Subscriptions(core), Usage(core)):
         handlers.register(app, native)
+    for credits_ in (CreditModels(core), CreditSchedules(core)):
+        credits_.register(app, native)
     _serve_operations(app, core, ready)
     app.before_request(_refuse_too_large)
     _answer_errors(app, native, _serve_dialects(app, core))

@@ -1,0 +1,431 @@
+"""A decision about credits while it is being made: the credits as they would be, and the entries so far.
+
+Rules change a draft, never the book; what comes out is `CreditChanges`, or nothing. Every movement is checked
+here, in production too, before it can reach the books (P3).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from tallyd.engine import chain
+from tallyd.engine.account import Account
+from tallyd.engine.credits.book import NEVER, Alert, CreditBook, CreditChanges, LinkKey
+from tallyd.model.credit_entries import Cause, Entry, EntryKind
+from tallyd.model.credits import OVERAGE, Grant, GrantTerms, Hold, HoldPart, HoldStatus, Link, Pool
+from tallyd.model.money import ZERO, plain
+
+Numbers = Callable[[], int]
+"""Where new rows get their numbers: ascending, never the same twice."""
+
+Delta = tuple[int, Decimal]
+"""(grant, signed amount)."""
+
+_NO_DETAILS: Final = "{}"
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+_replace: Final = msgspec.structs.replace
+_EMPTY: Final = CreditBook()
+_TOTAL_OF: Final = {
+    EntryKind.GRANT: ("granted", 1),
+    EntryKind.DEDUCTION: ("consumed", -1),
+    EntryKind.EXPIRATION: ("expired", -1),
+    EntryKind.REVERSAL: ("reversed", 1),
+    EntryKind.ADJUSTMENT: ("consumed", -1),
+}
+
+
+class BooksError(Exception):
+    """A movement that would leave a pool out of balance: a defect, stopped before it reaches the books (P3)."""
+
+
+def json_text(value: Any) -> str:
+    """Return the canonical JSON of an entry's details."""
+    return _encode(value).decode()
+
+
+def text(value: Decimal) -> str:
+    """Write an amount as the books keep it; zero is always `0`."""
+    return plain(value) if value else "0"
+
+
+class Draft:
+    """See the module's docstring.
+
+    Args:
+        account: whose credits; not changed.
+        now: microseconds UTC.
+        number: gives new rows their numbers.
+
+    Attributes:
+        expired: pools that lost credits to time, and nobody has looked at since.
+    """
+
+    __slots__ = (
+        "_after",
+        "_before",
+        "_in_event",
+        "_number",
+        "account",
+        "base",
+        "due_at",
+        "expired",
+        "grants",
+        "holds",
+        "links",
+        "now",
+        "pools",
+    )
+
+    def __init__(self, account: Account, now: int, number: Numbers) -> None:
+        self.account = account
+        self.base = account.credits or _EMPTY
+        self.now = now
+        self._number = number
+        self.pools: dict[int, Pool] = {}
+        self.grants: dict[int, Grant] = {}
+        self.holds: dict[int, Hold] = {}
+        self.links: dict[LinkKey, Link] = {}
+        self.due_at = self.base.due_at
+        self.expired: set[int] = set()
+        self._before: list[tuple[Any, ...]] = []
+        self._after: list[tuple[Any, ...]] = []
+        self._in_event = False
+
+    # Reading
+
+    def pool(self, number: int) -> Pool:
+        """Return a pool as it would be."""
+        found = self.pools.get(number)
+        return self.base.pools[number] if found is None else found
+
+    def all_pools(self) -> Iterator[Pool]:
+        """Return all pools, in order of opening."""
+        for number in self.base.pools:
+            yield self.pools.get(number) or self.base.pools[number]
+        for number, pool in self.pools.items():
+            if number not in self.base.pools:
+                yield pool
+
+    def grant(self, number: int, pool: int) -> Grant:
+        """Return a grant that has something left, or is in this draft."""
+        found = self.grants.get(number)
+        return self.base.grants[pool][number] if found is None else found
+
+    def grants_of(self, pool: int) -> list[Grant]:
+        """Return the grants of a pool that have something left, in order of number."""
+        held = self.base.grants.get(pool, {})
+        if not self.grants:
+            return list(held.values())
+        merged = {number: self.grants.get(number, grant) for number, grant in held.items()}
+        merged.update((number, each) for number, each in self.grants.items() if each.pool == pool)
+        return [merged[number] for number in sorted(merged) if merged[number].remaining]
+
+    def open_holds(self) -> Iterator[Hold]:
+        """Return the holds that are open, in order of number."""
+        for number, hold in self.base.holds.items():
+            current = self.holds.get(number, hold)
+            if current.status is HoldStatus.HELD:
+                yield current
+        for number, hold in self.holds.items():
+            if number not in self.base.holds and hold.status is HoldStatus.HELD:
+                yield hold
+
+    def hold(self, number: int) -> Hold | None:
+        """Return a hold, or None when it is not open and not in this draft."""
+        return self.holds.get(number) or self.base.holds.get(number)
+
+    def link(self, pool: int, subscription: int) -> Link | None:
+        """Return a pool's link to a subscription, or None."""
+        key = (pool, subscription)
+        return self.links.get(key) or self.base.links.get(key)
+
+    def all_links(self) -> Iterator[Link]:
+        """Return all links."""
+        for key, link in self.base.links.items():
+            yield self.links.get(key, link)
+        for key, link in self.links.items():
+            if key not in self.base.links:
+                yield link
+
+    def held_units(self, subscription: int, feature: str, period_start: int) -> Decimal:
+        """Return the units that open holds set aside of a counter's limit."""
+        held = self.base.held_units.get((subscription, feature, period_start), ZERO)
+        for number, hold in self.holds.items():
+            if hold.terms.subscription != subscription:
+                continue
+            held += _units(hold, feature, period_start) - _units(
+                self.base.holds.get(number), feature, period_start
+            )
+        return held
+
+    # Changing
+
+    def begin_event(self) -> None:
+        """Say that what follows comes after the event's own ledger row."""
+        self._in_event = True
+
+    def note_due(self, moment: int | None) -> None:
+        """Note an instant at which time alone will change something."""
+        if moment is not None and moment < self.due_at:
+            self.due_at = moment
+
+    def put_pool(self, pool: Pool) -> None:
+        """Take a pool's new state; its amounts must not have changed."""
+        self.pools[pool.number] = pool
+
+    def put_link(self, link: Link) -> None:
+        """Take a link's new state."""
+        self.links[link.pool, link.subscription] = link
+
+    def put_hold(self, hold: Hold) -> None:
+        """Take a hold's new state: what it sets aside is held in grants and pools accordingly."""
+        before = self.hold(hold.number)
+        self._set_aside(before.parts if before and before.status is HoldStatus.HELD else (), -1)
+        self._set_aside(hold.parts if hold.status is HoldStatus.HELD else (), 1)
+        self.holds[hold.number] = hold
+
+    def _set_aside(self, parts: Iterable[HoldPart], sign: int) -> None:
+        for part in parts:
+            pool, amount = self.pool(part.pool), sign * part.amount
+            if part.grant == OVERAGE:
+                self.pools[pool.number] = _replace(pool, overage_held=pool.overage_held + amount)
+                continue
+            grant = self.grant(part.grant, part.pool)
+            self.grants[grant.number] = _replace(grant, held=grant.held + amount)
+            self.pools[pool.number] = _replace(pool, held=pool.held + amount)
+
+    def drop_held(self, grant: Grant) -> Grant:
+        """Take from holds what they hold of a grant that is gone; return the grant, free."""
+        for hold in list(self.open_holds()):
+            if any(part.grant == grant.number for part in hold.parts):
+                self.put_hold(_replace(hold, parts=[part for part in hold.parts if part.grant != grant.number]))
+        return self.grant(grant.number, grant.pool)
+
+    def give(
+        self,
+        pool: int,
+        amount: Decimal,
+        terms: GrantTerms,
+        cause: Cause,
+        *,
+        at: int,
+        key: str | None = None,
+        taken_from: Grant | None = None,
+    ) -> Grant:
+        """Make a grant: of new credits, or of what another grant has left."""
+        number = self._number()
+        customer = self.account.customer.number
+        self.grants[number] = Grant(
+            number=number,
+            pool=pool,
+            customer=customer,
+            amount=amount,
+            remaining=ZERO,
+            created_at=at,
+            terms=terms,
+        )
+        deltas: list[Delta] = [(number, amount)]
+        kind, moved = EntryKind.GRANT, amount
+        if taken_from is not None:
+            deltas.insert(0, (taken_from.number, -amount))
+            kind, moved = EntryKind.ADJUSTMENT, ZERO
+        self.move(pool, kind, cause, moved, deltas, at=at, key=key, details=json_text(terms), number=number)
+        self.note_due(terms.expires_at)
+        return self.grants[number]
+
+    def move(
+        self,
+        pool_number: int,
+        kind: EntryKind,
+        cause: Cause,
+        amount: Decimal = ZERO,
+        deltas: Sequence[Delta] = (),
+        *,
+        at: int,
+        overage: Decimal = ZERO,
+        event: int | None = None,
+        feature: str | None = None,
+        hold: int | None = None,
+        reverses: int | None = None,
+        key: str | None = None,
+        details: str = _NO_DETAILS,
+        number: int | None = None,
+    ) -> int:
+        """Move a pool's balance and its grants, and write the entry that says so; return its number.
+
+        Raises:
+            BooksError: the pool would not balance afterwards.
+        """
+        before = self.pool(pool_number)
+        for grant_number, delta in deltas:
+            grant = self.grant(grant_number, pool_number)
+            remaining = grant.remaining + delta
+            if not ZERO <= grant.held <= remaining <= grant.amount:
+                raise BooksError(f"grant {grant_number} of {grant.amount} would have {remaining} left")
+            self.grants[grant_number] = _replace(grant, remaining=remaining)
+        changed: dict[str, Any] = {"modified_at": at}
+        if amount:
+            total, sign = _TOTAL_OF[kind]
+            changed[total] = getattr(before, total) + sign * amount
+            changed["balance"] = before.balance + amount
+        if overage:
+            changed["overage"] = before.overage + overage
+        after = _replace(before, **changed)
+        self.pools[pool_number] = after
+        self._check(after, amount, deltas)
+        number = self._number() if number is None else number
+        space = "credit" if key is not None else ""
+        self._append(
+            number,
+            kind,
+            cause,
+            pool_number,
+            text(amount),
+            text(before.balance),
+            text(after.balance),
+            text(before.overage),
+            text(after.overage),
+            at,
+            self.now,
+            json_text([(grant, text(delta)) for grant, delta in deltas]),
+            event,
+            feature,
+            hold,
+            reverses,
+            space,
+            key,
+            details,
+        )
+        return number
+
+    def _check(self, pool: Pool, amount: Decimal, deltas: Sequence[Delta]) -> None:
+        """Check that the movement balances, and the pool after it (P3)."""
+        left = sum((grant.remaining for grant in self.grants_of(pool.number)), ZERO)
+        totals = pool.granted - pool.consumed - pool.expired + pool.reversed
+        moved = sum((delta for _, delta in deltas), ZERO)
+        if not (moved == amount and pool.balance == left == totals and pool.overage >= ZERO):
+            raise BooksError(
+                f"pool {pool.number} would have {pool.balance}, its grants {left}, its totals {totals}"
+            )
+
+    def note(
+        self,
+        kind: EntryKind,
+        cause: Cause,
+        *,
+        at: int,
+        details: str,
+        pool: int | None = None,
+        event: int | None = None,
+        feature: str | None = None,
+        hold: int | None = None,
+        space: str = "",
+        key: str | None = None,
+        number: int | None = None,
+    ) -> int:
+        """Write an entry that moves no balance; return its number."""
+        number = self._number() if number is None else number
+        self._append(
+            number,
+            kind,
+            cause,
+            pool,
+            *(None,) * 5,
+            at,
+            self.now,
+            "[]",
+            event,
+            feature,
+            hold,
+            None,
+            space,
+            key,
+            details,
+        )
+        return number
+
+    def new_number(self) -> int:
+        """Return a number for something whose entry follows."""
+        return self._number()
+
+    def _append(self, *fields: Any) -> None:
+        (self._after if self._in_event else self._before).append(fields)
+
+    # The outcome
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything would be written."""
+        return bool(self._before or self._after or self.links or self.holds or self.due_at != self.base.due_at)
+
+    def seal_before(self) -> tuple[list[Entry], int, bytes]:
+        """Return the rows that come before the event's, with the position and chain they lead to."""
+        return self._seal(self._before, self.account.position, self.account.chain)
+
+    def seal(self, entries: list[Entry], position: int, link: bytes) -> tuple[CreditChanges, int, bytes]:
+        """Return all changes; `entries`, `position` and `link` are what came before, the event's row included."""
+        after, position, link = self._seal(self._after, position, link)
+        due_at = self.due_at
+        for hold in self.holds.values():
+            if hold.status is HoldStatus.HELD:
+                due_at = min(due_at, hold.terms.expires_at)
+        changes = CreditChanges(
+            entries=[*entries, *after],
+            pools=self.pools,
+            grants=self.grants,
+            holds=self.holds,
+            links=self.links,
+            alerts=self._alerts(),
+            due_at=due_at,
+        )
+        return changes, position, link
+
+    def seal_all(self) -> tuple[CreditChanges, int, bytes]:
+        """Return all changes of a decision without an event."""
+        return self.seal(*self.seal_before())
+
+    def _seal(self, pending: list[tuple[Any, ...]], position: int, link: bytes) -> tuple[list[Entry], int, bytes]:
+        entries = []
+        customer = self.account.customer.number
+        for number, *rest in pending:
+            position += 1
+            fields: tuple[Any, ...] = (number, customer, position, *rest)
+            link = chain.link(link, fields)
+            entries.append(Entry(*(*fields, link)))
+        return entries, position, link
+
+    def _alerts(self) -> list[Alert]:
+        """Say which balances fell below their mark, or to nothing."""
+        alerts = []
+        for number, after in self.pools.items():
+            before = self.base.pools.get(number)
+            if before is None or after.balance >= before.balance:
+                continue
+            mark = after.model.low_at
+            if not after.balance:
+                alerts.append(self._alert("credit.depleted", after))
+            elif mark is not None and after.balance < mark <= before.balance:
+                alerts.append(self._alert("credit.balance_low", after))
+        return alerts
+
+    def _alert(self, kind: str, pool: Pool) -> Alert:
+        body = {
+            "pool": pool.number,
+            "creditModel": pool.model.key,
+            "denomination": pool.model.denomination,
+            "balance": text(pool.balance),
+            "threshold": None if pool.model.low_at is None else text(pool.model.low_at),
+        }
+        return Alert(self._number(), self.account.customer.number, kind, self.now, json_text(body))
+
+
+def _units(hold: Hold | None, feature: str, period_start: int) -> Decimal:
+    if hold is None or hold.status is not HoldStatus.HELD:
+        return ZERO
+    mine = (each for each in hold.units if each.feature == feature and each.period_start == period_start)
+    return sum((each.units for each in mine), ZERO)
+
+
+__all__ = ["NEVER", "BooksError", "Delta", "Draft", "Numbers", "json_text", "text"]
