@@ -229,7 +229,7 @@ def request(customer: str, key: str | None = None, name: str = "call", **fields:
 
 async def ingest(core: Core, *requests: Request, consuming: bool = False) -> list[Outcome]:
     """Record events, and wait until they are durable."""
-    return await core.intake.ingest(requests, consuming=consuming)
+    return await core.intake.ingest(requests, recording.consume if consuming else recording.record)
 
 
 async def subscribe(core: Core, customer: str, plan: str = "pro", starts_at: int = LONG_AGO) -> None:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallyd.model.money import number_problem, plain, round_to_currency, tidy
+from tallyd.model.money import (
+    currency_problem,
+    divide,
+    floor_to,
+    number_problem,
+    plain,
+    round_half_up,
+    round_to_currency,
+    share,
+    terminates,
+    tidy,
+)
 
 fitting = st.decimals(Decimal(-99999999999999999999), Decimal(99999999999999999999), allow_nan=False, places=18)
 
@@ -146,3 +157,68 @@ def test_plain_reads_back_as_the_same_number(value: Decimal) -> None:
     """Writing and reading a number changes nothing."""
     assert Decimal(plain(value)) == value
     assert tidy(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "rounded"),
+    [("2.5", 0, "3"), ("-2.5", 0, "-3"), ("0.12345", 4, "0.1235"), ("0.12344", 4, "0.1234"), ("100", 4, "100")],
+)
+def test_a_number_is_rounded_half_up_to_digits(value: str, digits: int, rounded: str) -> None:
+    """Half goes away from zero; a number that needs no rounding keeps its form."""
+    assert plain(round_half_up(Decimal(value), digits)) == rounded
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "floor"),
+    [("1.99", 0, "1"), ("-1.01", 0, "-2"), ("0.12349", 4, "0.1234"), ("150", 2, "150")],
+)
+def test_a_number_is_rounded_down_to_digits(value: str, digits: int, floor: str) -> None:
+    """Rounding down goes towards minus infinity."""
+    assert plain(floor_to(Decimal(value), digits)) == floor
+
+
+@pytest.mark.parametrize(
+    ("value", "divisor", "digits", "quotient"),
+    [
+        ("1500", "1000", None, "1.5"),
+        ("1", "3", None, "0.333333333333333333"),
+        ("2", "3", None, "0.666666666666666667"),
+        ("2", "3", 2, "0.67"),
+        ("1", "8", 2, "0.13"),
+        ("1", "1048576", None, "0.00000095367431640625"),
+    ],
+)
+def test_a_quotient_is_exact_when_it_ends(value: str, divisor: str, digits: int | None, quotient: str) -> None:
+    """Digits round it half up; without them it is exact, or rounded to 18 digits where it never ends."""
+    assert plain(divide(Decimal(value), Decimal(divisor), digits)) == quotient
+
+
+@pytest.mark.parametrize(
+    ("divisor", "ends"),
+    [("8", True), ("1000", True), ("0.3", False), ("3", False), ("0.75", False), ("1.25", True)],
+)
+def test_a_divisor_of_twos_and_fives_ends(divisor: str, ends: bool) -> None:
+    """Quotients by 8 or 1.25 have an end, those by 3 or 0.75 have none."""
+    assert terminates(Decimal(divisor)) is ends
+
+
+@pytest.mark.parametrize(
+    ("quantity", "given_", "charge", "covered"),
+    [
+        ("1305", "5", "10", "652.5"),
+        ("1305", "10", "10", "1305"),
+        ("1", "1", "3", "0.333333333333333333"),
+        ("7", "0", "3", "0"),
+        ("0", "0", "0", "0"),
+    ],
+)
+def test_a_share_is_what_part_of_a_charge_pays_for(quantity: str, given_: str, charge: str, covered: str) -> None:
+    """A part of the charge pays for that part of the quantity, and the whole for all of it."""
+    assert share(Decimal(quantity), Decimal(given_), Decimal(charge)) == Decimal(covered)
+
+
+@pytest.mark.parametrize("currency", ["usd", "US", "USDCX", "U1D", "", "ÜSD", "$"])
+def test_a_currency_has_three_or_four_capital_letters(currency: str) -> None:
+    """Anything else is no currency code."""
+    assert currency_problem(currency) is not None
+    assert currency_problem("USD") is currency_problem("USDC") is None

@@ -29,6 +29,10 @@ CATALOG: Final = "catalog"
 _NAMESPACE: Final = uuid.UUID("f4b2d1a6-0c55-5f0e-8b1b-6a1f4c7d2e93")
 
 
+ALWAYS: Final = 0
+"""From when a weight holds that is the first for its usage: late events are weighed by it too."""
+
+
 class CreditLoad(msgspec.Struct, frozen=True):
     """What a new catalog file changes: models made or edited, weights and prices that begin now."""
 
@@ -231,7 +235,7 @@ class CreditCatalogue:
     def _weights_of_file(self, given: Iterable[CreditWeight], now: int) -> Iterable[Weight]:
         for each in given:
             timeline = self.weights.timeline(each.feature, each.model or "", each.kind or "")
-            begins = timeline.free_instant(now)
+            begins = timeline.free_instant(now) if timeline.rows else ALWAYS
             held = timeline.at(max(now, begins - 1), now)
             if held is None or held.weight != each.weight:
                 yield new_weight(each, begins, now)

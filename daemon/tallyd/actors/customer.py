@@ -5,8 +5,8 @@ changes to the writer. While a commit is in flight it goes on with the next mess
 commit.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -14,17 +14,29 @@ import msgspec
 import structlog
 import trio
 
+from tallyd.actors import deeds
 from tallyd.actors.mailbox import Mailbox
-from tallyd.actors.messages import Accepted, Introduce, Message, Outcome, Record, Refused, Rerate, Subscribe
+from tallyd.actors.messages import (
+    Accepted,
+    ChangeCredits,
+    Introduce,
+    Message,
+    Outcome,
+    Record,
+    Refused,
+    Rerate,
+    Reserve,
+    Subscribe,
+)
 from tallyd.actors.runtime import Runtime
 from tallyd.actors.worker import all_inline
-from tallyd.engine import recording, rerating
+from tallyd.engine import rerating, reserving
 from tallyd.engine.account import Account, Changes, Enrolment, apply
-from tallyd.engine.recording import Denied, Recorded
-from tallyd.model.customer import Customer, CustomerRef, RefKind
+from tallyd.engine.recording import Denied
+from tallyd.engine.reserving import Reserved
+from tallyd.model.customer import CustomerRef
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import Code, Problem, ProblemError
-from tallyd.model.subscription import Subscription
 from tallyd.store import accounts, event_rows, tables
 from tallyd.store.batch import Work
 from tallyd.store.tables import Row, Table
@@ -51,6 +63,7 @@ class CustomerActor:
     __slots__ = (
         "_busy",
         "_in_flight",
+        "_keeping_time",
         "_mailbox",
         "_runtime",
         "_settled",
@@ -72,6 +85,7 @@ class CustomerActor:
         self._mailbox: Mailbox[Message] = Mailbox()
         self._busy = False
         self._in_flight = 0
+        self._keeping_time = False
         self._settled: trio.Event | None = None
         self.account: Account | None = None
         self.loaded = trio.Event()
@@ -129,7 +143,7 @@ class CustomerActor:
         rows = await self._runtime.books.read(lambda books: accounts.load_account(books, customer_id))
         plans = self._runtime.catalogue.plans
         if rows is None:
-            self.account = Account(_stranger(self.ref), known=False)
+            self.account = Account(deeds.stranger(self.ref), known=False)
         else:
             self.account = Account(
                 rows.customer,
@@ -191,10 +205,19 @@ class CustomerActor:
     async def _handle(self, message: Message, account: Account) -> None:
         if isinstance(message, Record):
             await self._record(message, account)
+        elif isinstance(message, Reserve):
+            await self._reserve(message, account)
+        elif isinstance(message, ChangeCredits):
+            await self._change_credits(message, account)
         elif isinstance(message, Subscribe):
-            self._subscribe(message, account)
+            changes = deeds.subscribe(message, account, self._runtime, self.ref)
+            apply(account, changes)
+            self._choose_thread(account)
+            self._submit(message, account, [changes])
         elif isinstance(message, Introduce):
-            self._introduce(message, account)
+            changes = deeds.introduce(message, account, self._runtime, self.ref)
+            apply(account, changes)
+            self._submit(message, account, [changes])
         elif isinstance(message, Rerate):
             await self._rerate(message, account)
 
@@ -204,7 +227,7 @@ class CustomerActor:
         runtime = self._runtime
         await self._learn_prices(message.events)
         if not account.known and not runtime.auto_create_customers:
-            raise ProblemError(_unknown_customer(self.ref))
+            raise ProblemError(deeds.unknown_customer(self.ref))
         outcomes: list[Outcome] = []
         changes: list[Changes] = []
         for index, event in enumerate(message.events):
@@ -212,7 +235,10 @@ class CustomerActor:
                 outcomes.append(_POISON)
                 continue
             try:
-                decided = await self._decide(event, account, consuming=message.consuming)
+                decided = await self._decide(message.decide, event, account)
+            except ProblemError as error:
+                outcomes.append(error.problem)
+                continue
             except Exception as error:  # a defect: counted against this event, which twice makes poison
                 raise _EventCrashed(index) from error
             if isinstance(decided, Denied):
@@ -220,7 +246,7 @@ class CustomerActor:
                 continue
             apply(account, decided.changes)
             changes.append(decided.changes)
-            outcomes.append(Accepted(decided.row, decided.charges))
+            outcomes.append(Accepted(decided.row, decided.charges, decided.drawn, decided.hold))
         message.outcomes = outcomes
         self._submit(message, account, changes, self._new_features(changes))
 
@@ -241,11 +267,10 @@ class CustomerActor:
                     rows.append((tables.FEATURES, msgspec.structs.astuple(feature)))
         return rows
 
-    async def _decide(self, event: UsageEvent, account: Account, *, consuming: bool) -> Recorded | Denied:
+    async def _decide(self, decide: Callable[..., Any], event: UsageEvent, account: Account) -> Any:
         runtime = self._runtime
         if not account.known and not account.customer.number:
             account.customer = msgspec.structs.replace(account.customer, number=next(runtime.sequences.customers))
-        decide: Any = recording.consume if consuming else recording.record
         arguments = {
             "number": runtime.sequences.events.__next__,
             "now": runtime.clock.now(),
@@ -253,8 +278,7 @@ class CustomerActor:
         }
         if self.off_thread:
             return await runtime.worker.decide(decide, account, event, arguments)
-        decided: Recorded | Denied = decide(account, event, **arguments)
-        return decided
+        return decide(account, event, **arguments)
 
     def _submit(
         self,
@@ -279,56 +303,43 @@ class CustomerActor:
 
     # Everything else
 
-    def _subscribe(self, message: Subscribe, account: Account) -> None:
-        runtime, plan, now = self._runtime, message.plan, self._runtime.clock.now()
-        if not account.known and not runtime.auto_create_customers:
-            raise ProblemError(_unknown_customer(self.ref))
-        if any(
-            each.plan.key == plan.key and (each.subscription.ends_at or math.inf) > message.starts_at
-            for each in account.enrolments
-        ):
-            text = f"the customer is already subscribed to {plan.key}"
-            raise ProblemError(Problem(code=Code.CONFLICT, message=text))
-        customer = self._numbered(account, now)
-        subscription = Subscription(
-            number=next(runtime.sequences.subscriptions),
-            id=runtime.new_uuid(),
-            customer=customer.number,
-            plan_key=plan.key,
-            plan_version=plan.version,
-            starts_at=message.starts_at,
-            ends_at=None,
-            anchor_day=message.anchor_day,
-            interval_months=plan.interval_months,
-            created_at=now,
-        )
-        changes = Changes(
-            customer=None if account.known else customer,
-            subscription=(subscription, plan),
-            position=account.position,
-            chain=account.chain,
-        )
+    async def _reserve(self, message: Reserve, account: Account) -> None:
+        await self._learn_prices([message.event])
+        decide = partial(reserving.reserve, expires_at=message.expires_at)
+        decided: Reserved | Denied = await self._decide(decide, message.event, account)
+        message.outcome = decided
+        if isinstance(decided, Denied):
+            message.settle()
+            return
+        apply(account, decided.changes)
+        self._submit(message, account, [decided.changes])
+
+    async def _change_credits(self, message: ChangeCredits, account: Account) -> None:
+        prepared = None
+        if message.prepare is not None:
+            await self._own_commits()
+            prepared = await self._runtime.books.read(message.prepare)
+        changes = deeds.change_credits(message, account, self._runtime, self.ref, prepared)
+        if changes is None:
+            message.settle()
+            return
         apply(account, changes)
-        self._choose_thread(account)
-        message.subscription = subscription
         self._submit(message, account, [changes])
 
-    def _introduce(self, message: Introduce, account: Account) -> None:
-        if account.known:
-            text = f"customer {self.ref.value} exists already"
-            raise ProblemError(Problem(code=Code.CONFLICT, message=text))
-        customer = self._numbered(account, self._runtime.clock.now())
-        customer = msgspec.structs.replace(customer, profile=message.profile)
-        changes = Changes(customer=customer, position=account.position, chain=account.chain)
-        apply(account, changes)
-        message.customer = customer
-        self._submit(message, account, [changes])
+    def keep_time(self) -> None:
+        """Write what time alone has done to the customer's credits, if anything: readers need not wait for it."""
+        account = self.account
+        if self._keeping_time or account is None or account.credits is None:
+            return
+        if account.credits.due_at <= self._runtime.clock.now():
+            message = ChangeCredits(lambda _draft, _prepared: None)
+            message.after(self._time_kept)
+            with suppress(ProblemError):  # too busy: somebody asks again, and every decision does it anyway
+                self.post(message)
+                self._keeping_time = True
 
-    def _numbered(self, account: Account, now: int) -> Customer:
-        if account.known:
-            return account.customer
-        number = account.customer.number or next(self._runtime.sequences.customers)
-        return msgspec.structs.replace(account.customer, number=number, created_at=now)
+    def _time_kept(self) -> None:
+        self._keeping_time = False
 
     async def _rerate(self, message: Rerate, account: Account) -> None:
         runtime = self._runtime
@@ -361,20 +372,3 @@ _POISON: Final = Problem(
     code=Code.POISON,
     message="the event crashed its customer's actor twice and is refused; see the daemon's log",
 )
-
-
-def _stranger(ref: CustomerRef) -> Customer:
-    return Customer(
-        number=0,
-        id=ref.customer_id(),
-        reference=ref.value if ref.kind is RefKind.REFERENCE else None,
-        stripe_id=ref.value if ref.kind is RefKind.STRIPE else None,
-        created_at=0,
-    )
-
-
-def _unknown_customer(ref: CustomerRef) -> Problem:
-    return Problem(
-        code=Code.NOT_FOUND,
-        message=f"customer {ref.value!r} is unknown and [customers] auto_create is off; create it first",
-    )

@@ -18,7 +18,7 @@ from tallyd.actors.messages import Duplicate
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import unavailable
 from tallyd.store.books import Books
-from tallyd.store.event_rows import KeyPair, KnownEvent, keys_after, known_keys
+from tallyd.store.event_rows import KEYED, KeyPair, KnownEvent, keys_after, known_keys
 
 KEYS_A_SCAN: Final = 10_000
 KEYS_BETWEEN_YIELDS: Final = 200
@@ -89,17 +89,21 @@ class KeyIndex:
 
     async def fill_filter(self) -> None:
         """Put every key of the books into the filter, a few at a time; until then all keys are looked up."""
+        for table in KEYED:
+            await self._fill_from(table)
+        self._filter.filled = True
+
+    async def _fill_from(self, table: str) -> None:
         after = 0
         while True:
-            rows = await self._books.scan(partial(keys_after, event=after, limit=KEYS_A_SCAN))
-            for number, (event, pair) in enumerate(rows):
+            rows = await self._books.scan(partial(keys_after, table=table, row=after, limit=KEYS_A_SCAN))
+            for number, (row, pair) in enumerate(rows):
                 self._filter.add(pair)
-                after = event
+                after = row
                 if number % KEYS_BETWEEN_YIELDS == 0:
                     await trio.lowlevel.checkpoint()
             if len(rows) < KEYS_A_SCAN:
                 break
-        self._filter.filled = True
 
     async def run(self) -> None:
         """Look up for ever."""

@@ -8,12 +8,13 @@ import trio
 
 from tallyd.actors.directory import Directory
 from tallyd.actors.idempotency import Claims, KeyIndex, duplicate
-from tallyd.actors.messages import Accepted, Duplicate, Message, Outcome, Record, Refused
+from tallyd.actors.messages import Accepted, DecideEvent, Duplicate, Message, Outcome, Record, Refused
 from tallyd.actors.runtime import Runtime
+from tallyd.engine import recording
 from tallyd.model.customer import CustomerRef
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import Code, Problem, ProblemError
-from tallyd.store.event_rows import KeyPair
+from tallyd.store.event_rows import KeyPair, KnownEvent
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -38,10 +39,10 @@ class Intake:
             nursery.start_soon(self._index.fill_filter)
             await self._index.run()
 
-    async def ingest(self, requests: Sequence[Request], *, consuming: bool = False) -> list[Outcome]:
+    async def ingest(self, requests: Sequence[Request], decide: DecideEvent = recording.record) -> list[Outcome]:
         """Record events; outcomes are in the order of the requests, and durable when this returns.
 
-        Cancelling the wait does not cancel what was dispatched.
+        `decide` says how each is decided: see `Record`. Cancelling the wait does not cancel what was dispatched.
         """
         try:
             self._runtime.writer.refuse_when_full()
@@ -51,7 +52,7 @@ class Intake:
         outcomes: dict[int, Outcome] = {}
         waiting = list(range(len(requests)))
         while waiting:
-            waiting = await self._round(requests, waiting, outcomes, consuming=consuming)
+            waiting = await self._round(requests, waiting, outcomes, decide)
         self._count(outcomes.values())
         return [outcomes[index] for index in range(len(requests))]
 
@@ -60,8 +61,7 @@ class Intake:
         requests: Sequence[Request],
         indexes: list[int],
         outcomes: dict[int, Outcome],
-        *,
-        consuming: bool,
+        decide: DecideEvent,
     ) -> list[int]:
         """Settle the requests whose keys can be claimed; return the others, once their holders are done."""
         mine: list[int] = []
@@ -84,7 +84,7 @@ class Intake:
         try:
             if held:
                 mine = await self._without_known(requests, mine, held, outcomes)
-            messages = self._dispatch(requests, mine, held, outcomes, consuming=consuming)
+            messages = self._dispatch(requests, mine, held, outcomes, decide)
         finally:
             self._claims.release(held)  # those not handed over with a message
         for message, part in messages:
@@ -116,8 +116,7 @@ class Intake:
         indexes: list[int],
         held: list[KeyPair],
         outcomes: dict[int, Outcome],
-        *,
-        consuming: bool,
+        decide: DecideEvent,
     ) -> list[tuple[Record, list[int]]]:
         """Send each customer its part as one message; the message takes its keys' claims with it."""
         parts: dict[CustomerRef, list[int]] = {}
@@ -127,7 +126,7 @@ class Intake:
         taken: set[KeyPair] = set()
         try:
             for ref, part in parts.items():
-                record = Record([requests[index].event for index in part], consuming=consuming)
+                record = Record([requests[index].event for index in part], decide)
                 try:
                     self._directory.actor(ref).post(record)
                 except ProblemError as error:
@@ -154,6 +153,35 @@ class Intake:
         await message.done.wait()
         if message.problem is not None:
             raise ProblemError(message.problem)
+
+    async def ask_once(self, ref: CustomerRef, message: Message, pair: KeyPair | None) -> KnownEvent | None:
+        """Ask, as `ask` does, unless the key was used before: then return what was made under it.
+
+        Two requests with one key never run side by side; the second finds what the first has made.
+
+        Raises:
+            ProblemError: what the actor answered, or overload.
+        """
+        if pair is None:
+            await self.ask(ref, message)
+            return None
+        while (holder := self._claims.claim(pair)) is not None:
+            await holder.wait()
+        held = [pair]
+        try:
+            known = await self._index.known(held)
+            if pair in known:
+                return known[pair]
+            self._runtime.writer.refuse_when_full()
+            self._directory.actor(ref).post(message)
+            message.after(partial(self._claims.release, [pair]))
+            held.clear()
+        finally:
+            self._claims.release(held)
+        await message.done.wait()
+        if message.problem is not None:
+            raise ProblemError(message.problem)
+        return None
 
     def _count(self, outcomes: Iterable[Outcome]) -> None:
         counts = self._runtime.counts

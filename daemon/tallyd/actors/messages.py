@@ -1,13 +1,21 @@
 """What a customer's actor can be asked, and what it answers."""
 
+import sqlite3
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import trio
 
+from tallyd.engine import recording
 from tallyd.engine.account import ChargeRow, EventRow
+from tallyd.engine.credits.draft import Draft
 from tallyd.engine.entitlements import Entitlement
 from tallyd.engine.rating import PricedPlan
+from tallyd.engine.recording import Denied, Drawn, Recorded
+from tallyd.engine.reserving import Reserved
+from tallyd.model.credit_entries import Entry
+from tallyd.model.credits import Hold
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import Problem
@@ -15,10 +23,12 @@ from tallyd.model.subscription import Subscription
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """The event is in the books, durably."""
+    """The event is in the books, durably: with its charges, what it drew from credits and the hold it settled."""
 
     row: EventRow
     charges: list[ChargeRow]
+    drawn: list[Drawn] = []
+    hold: Hold | None = None
 
 
 class Duplicate(msgspec.Struct, frozen=True, gc=False):
@@ -29,12 +39,18 @@ class Duplicate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A `consume` that does not fit."""
+    """A request that does not fit, or a fact that a hard credit pool has to pay for and cannot."""
 
     entitlement: Entitlement
 
 
 Outcome = Accepted | Duplicate | Refused | Problem
+
+DecideEvent = Callable[..., Recorded | Denied]
+"""Decides an event: called with the account, the event and what `recording.record` takes by name."""
+
+DecideCredits = Callable[[Draft, Any], Any]
+"""Changes a draft, given what was prepared; raises `ProblemError` to refuse."""
 
 
 class Message:
@@ -62,15 +78,15 @@ class Message:
 class Record(Message):
     """Record events, in order; all that are accepted are written in one transaction.
 
-    `consuming` asks for each as `consume` does: refused, not zeroed, when it does not fit.
+    `decide` is `recording.record` for facts, `recording.consume` for requests, `recording.settle` for a hold.
     """
 
-    __slots__ = ("consuming", "crashes", "events", "outcomes")
+    __slots__ = ("crashes", "decide", "events", "outcomes")
 
-    def __init__(self, events: Sequence[UsageEvent], *, consuming: bool = False) -> None:
+    def __init__(self, events: Sequence[UsageEvent], decide: DecideEvent = recording.record) -> None:
         super().__init__()
         self.events = events
-        self.consuming = consuming
+        self.decide = decide
         self.outcomes: list[Outcome] = []
         self.crashes: dict[int, int] = {}
 
@@ -92,6 +108,35 @@ class Subscribe(Message):
         self.starts_at = starts_at
         self.anchor_day = anchor_day
         self.subscription: Subscription | None = None
+
+
+class Reserve(Message):
+    """Hold what an event would use; `outcome` tells whether it fits."""
+
+    __slots__ = ("event", "expires_at", "outcome")
+
+    def __init__(self, event: UsageEvent, *, expires_at: int) -> None:
+        super().__init__()
+        self.event = event
+        self.expires_at = expires_at
+        self.outcome: Reserved | Denied | None = None
+
+
+class ChangeCredits(Message):
+    """Change the customer's credits on purpose, or only do what is due by now.
+
+    `prepare` reads from the books in the actor's own turn, when all it has decided is durable; its answer is given
+    to `decide`, which changes the draft and whose answer is `answer`. `entries` are the ledger rows made.
+    """
+
+    __slots__ = ("answer", "decide", "entries", "prepare")
+
+    def __init__(self, decide: DecideCredits, prepare: Callable[[sqlite3.Connection], Any] | None = None) -> None:
+        super().__init__()
+        self.decide = decide
+        self.prepare = prepare
+        self.answer: Any = None
+        self.entries: list[Entry] = []
 
 
 class Introduce(Message):
@@ -122,6 +167,7 @@ class Rerate(Message):
 
 __all__ = [
     "Accepted",
+    "ChangeCredits",
     "Duplicate",
     "Introduce",
     "Message",
@@ -129,5 +175,6 @@ __all__ = [
     "Record",
     "Refused",
     "Rerate",
+    "Reserve",
     "Subscribe",
 ]

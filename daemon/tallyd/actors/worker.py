@@ -20,7 +20,6 @@ import trio
 from tallyd.engine import rating
 from tallyd.engine.account import Account, Enrolment
 from tallyd.engine.rating import STEPS_MAX, NoPrice, PricedFeature, PricedPlan, TookTooLong
-from tallyd.engine.recording import Denied, Recorded
 from tallyd.engine.rerating import LatestPlan
 from tallyd.model.event import UsageEvent
 from tallyd.pricing.registry import Registry
@@ -74,12 +73,12 @@ class Worker:
 
     async def decide(
         self,
-        decide: Callable[..., Recorded | Denied],
+        decide: Callable[..., AnswerT],
         account: Account,
         event: UsageEvent,
         arguments: dict[str, Any],
-    ) -> Recorded | Denied:
-        """Decide an event; a model that does not answer in time leaves its charge unpriced."""
+    ) -> AnswerT:
+        """Decide an event, or a hold for one; a model that does not answer in time leaves its charge unpriced."""
         attempt = partial(decide, account, event, **arguments)
         decided = await self._persist(
             lambda watch: attempt(marginal=watch.marginal), self._deciding, self._budget_s

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from tallyd.actors.messages import Subscribe
-from tallyd.api import commands
+from tallyd.api import entitling
 from tallyd.api.wire import Decoder
 from tallyd.core import Core
 from tallyd.engine.events import occurred_at
@@ -40,7 +40,7 @@ async def subscribe(core: Core, body: bytes | msgspec.Raw) -> dict[str, Any]:
         ProblemError: unknown plan, bad time or day, or the customer is on the plan already.
     """
     request: SubscribeInput = _decode(body)
-    ref = commands.by_reference(request.customer_reference_id)
+    ref = entitling.by_reference(request.customer_reference_id)
     field, key = ("planKey", request.plan_key) if request.plan_id is None else ("planId", request.plan_id)
     if key is None:
         raise invalid("planKey", "is required, or planId")

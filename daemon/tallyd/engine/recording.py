@@ -30,6 +30,7 @@ from tallyd.model.credits import Hold, HoldStatus, Pool
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, plain
+from tallyd.model.problems import Code, Problem, ProblemError
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _NOTHING_PRICED: Final = "{}"
@@ -129,13 +130,18 @@ def settle(
     marginal: Marginal = rating.marginal,
     hold: int,
     final: bool,
+    written: HoldStatus,
 ) -> Recorded | Denied:
     """Decide the usage a hold was made for: a fact, paid from what was set aside first.
 
     Never capped: its units were admitted when they were held. A hold that has expired settles as a plain fact.
-    Denied only where the pool refuses a shortfall; the hold stays as it was.
+    Denied only where the pool refuses a shortfall; the hold stays as it was. `written` is where the hold stood
+    when it was looked up in the books, for one that ended long ago.
+
+    Raises:
+        ProblemError: the hold is settled or released.
     """
-    return Recording(account, event, number, now, terms, marginal).settle(hold, final=final)
+    return Recording(account, event, number, now, terms, marginal).settle(hold, written, final=final)
 
 
 class Recording:
@@ -194,10 +200,16 @@ class Recording:
                 return Denied(entitlement)
         return None
 
-    def settle(self, number: int, *, final: bool) -> Recorded | Denied:
+    def settle(self, number: int, written: HoldStatus, *, final: bool) -> Recorded | Denied:
         """Record the event, paid from what the hold set aside first."""
         draft = self.draft
         hold = draft.hold(number) if draft is not None else None
+        status = hold.status if hold is not None else written
+        if hold is None and self.account.credits is not None:
+            status = self.account.credits.closed.get(number, written)
+        if status in (HoldStatus.SETTLED, HoldStatus.RELEASED):
+            text = f"the hold is {status} already; report further usage as an event of its own"
+            raise ProblemError(Problem(code=Code.CONFLICT, message=text))
         if draft is None or hold is None or hold.status is not HoldStatus.HELD:
             return self.record(fact=True, hold=number)
         for count in self.counts:
@@ -363,9 +375,11 @@ def _with_creation(customer: Customer, now: int) -> Customer:
 
 def cost_of_event(event: UsageEvent, counts: list[Count], terms: Terms) -> Cost:
     """Return what an event costs us, by the first cost rule of the features it counts in, or the prices known."""
-    rule = None
-    for count in counts:
-        rule = rule or count.feature.cost
+    return cost_of_usage(event, next((each.feature.cost for each in counts if each.feature.cost), None), terms)
+
+
+def cost_of_usage(event: UsageEvent, rule: CostRule | None, terms: Terms) -> Cost:
+    """Return what an event costs us by a plan's rule, the account's default, or the prices known."""
     return costs.cost_of(
         event, rule=rule, default=terms.default_cost, prices=terms.prices, versions=terms.versions
     )

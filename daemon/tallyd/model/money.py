@@ -20,6 +20,7 @@ _SHORT_TEXT: Final = 18
 _PRECISION: Final = 250
 _ROUNDING: Final = Context(prec=_PRECISION, rounding=ROUND_HALF_UP)
 _FLOOR: Final = Context(prec=_PRECISION, rounding=ROUND_FLOOR)
+_EXACT: Final = Context(prec=_PRECISION, traps=[Inexact, decimal.InvalidOperation, decimal.DivisionByZero])
 _STEPS: Final = tuple(ONE.scaleb(-digits) for digits in range(FRACTION_DIGITS_MAX + 1))
 
 _CURRENCY_LETTERS: Final = range(3, 5)
@@ -116,7 +117,7 @@ def divide(value: Decimal, divisor: Decimal, digits: int | None = None) -> Decim
     if digits is not None:
         return tidy(round_half_up(_ROUNDING.divide(value, divisor), digits))
     try:
-        return tidy(value / divisor)
+        return tidy(_EXACT.divide(value, divisor))
     except Inexact:
         return tidy(round_half_up(_ROUNDING.divide(value, divisor), FRACTION_DIGITS_MAX))
 
@@ -124,7 +125,7 @@ def divide(value: Decimal, divisor: Decimal, digits: int | None = None) -> Decim
 def terminates(divisor: Decimal) -> bool:
     """Whether every quotient by `divisor`, which is not zero, has an end: divide by 8, never by 3."""
     try:
-        ONE / divisor
+        _EXACT.divide(ONE, divisor)
     except Inexact:
         return False
     return True

@@ -15,6 +15,7 @@ class Code(StrEnum):
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    DUPLICATE_KEY = "duplicate_key"
     INSUFFICIENT_CREDITS = "insufficient_credits"
     DENIED = "denied"
     TOO_LARGE = "too_large"

@@ -32,9 +32,13 @@ class _CoreCollector(Collector):
             ("commits", "Transactions committed", core.writer.commits),
             ("commit_rows", "Rows committed", core.writer.rows_committed),
             ("commit_seconds", "Seconds spent committing", core.writer.seconds_committing),
+            ("pools_checked", "Times a credit pool was checked to balance", core.writer.pools_checked),
         ):
             yield CounterMetricFamily(f"tallyd_{name}", text, value=value)
         yield GaugeMetricFamily("tallyd_customers_resident", "Customers in memory", value=len(core.directory))
+        yield GaugeMetricFamily(
+            "tallyd_pools_unbalanced", "Credit pools that do not balance", value=len(core.writer.unbalanced)
+        )
         yield GaugeMetricFamily("tallyd_up", "1 while the books can be written", value=not core.writer.failed)
 
 

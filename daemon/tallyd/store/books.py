@@ -21,8 +21,11 @@ Query = Callable[[sqlite3.Connection], AnswerT]
 class Books(Protocol):
     """Durable storage. Errors of SQLite come through as `sqlite3.Error`."""
 
-    async def commit(self, rows: Mapping[Table, list[Row]]) -> None:
-        """Write rows in one durable transaction. A failure is an unknown outcome."""
+    async def commit(self, rows: Mapping[Table, list[Row]]) -> list[int]:
+        """Write rows in one durable transaction; return the pools that do not balance after it (P3).
+
+        A failure is an unknown outcome.
+        """
 
     async def touch(self) -> None:
         """Make a round trip through the writing connection."""
@@ -54,10 +57,10 @@ class ThreadedBooks:
         self._reader = reader
         self._scanner = scanner
 
-    async def commit(self, rows: Mapping[Table, list[Row]]) -> None:
+    async def commit(self, rows: Mapping[Table, list[Row]]) -> list[int]:
         """See `Books`. Cancelling the wait does not cancel the commit."""
         with trio.CancelScope(shield=True):
-            await self._writer.run(sqlite.commit, rows)
+            return await self._writer.run(sqlite.commit, rows)
 
     async def touch(self) -> None:
         """See `Books`."""
@@ -79,10 +82,10 @@ class InlineBooks:
         self._writer = sqlite.open_writer(path)
         self._reader = sqlite.open_reader(path)
 
-    async def commit(self, rows: Mapping[Table, list[Row]]) -> None:
+    async def commit(self, rows: Mapping[Table, list[Row]]) -> list[int]:
         """See `Books`."""
         await trio.lowlevel.checkpoint()
-        sqlite.commit(self._writer, rows)
+        return sqlite.commit(self._writer, rows)
 
     async def touch(self) -> None:
         """See `Books`."""

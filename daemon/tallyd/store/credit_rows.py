@@ -23,6 +23,7 @@ _model_of = lru_cache(maxsize=256)(msgspec.json.Decoder(CreditModel).decode)
 _decode_grant = msgspec.json.Decoder(GrantTerms, float_hook=Decimal).decode
 _decode_hold = msgspec.json.Decoder(HoldTerms, float_hook=Decimal).decode
 _decode_parts = msgspec.json.Decoder(list[HoldPart]).decode
+_decode_deltas = msgspec.json.Decoder(list[tuple[int, str]]).decode
 _decode_units = msgspec.json.Decoder(list[HeldUnits]).decode
 
 
@@ -332,3 +333,15 @@ def outbox_after(connection: sqlite3.Connection, number: int, limit: int) -> lis
     """Return what was put on the outbox after a number, in order."""
     rows = connection.execute("SELECT * FROM outbox WHERE number > ? ORDER BY number LIMIT ?", (number, limit))
     return [Alert(*row) for row in rows]
+
+
+def to_reverse(
+    connection: sqlite3.Connection, number: int
+) -> tuple[Entry, dict[int, Grant], int | None, int | None]:
+    """Return a transaction, the grants it touched, what reversed it, and the subscription its event was on."""
+    entry = entry_by_number(connection, number)
+    assert entry is not None, f"entry {number} is in the books"
+    touched = grants_by_number(connection, [grant for grant, _ in _decode_deltas(entry.grants)])
+    by = connection.execute("SELECT id FROM credit_entries WHERE reverses = ?", (number,)).fetchone()
+    on = connection.execute("SELECT subscription FROM events WHERE id = ?", (entry.event,)).fetchone()
+    return entry, touched, by[0] if by else None, on[0] if on else None

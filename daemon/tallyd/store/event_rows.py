@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,9 +16,24 @@ from tallyd.model.subscription import Subscription
 KeyPair = tuple[str, str]
 """(key space, key)."""
 
+KEYED: Final = ("events", "credit_entries")
+"""The tables whose rows have idempotency keys."""
+
+CREDIT_SPACES: Final = ("hold", "credit")
+"""The key spaces of `credit_entries`: of holds, and of grants and deductions."""
+
+_KNOWN_EVENTS: Final = (
+    "SELECT events.key, events.id, customer, body FROM json_each(?) AS wanted"
+    " CROSS JOIN events ON events.key = wanted.value AND key_space = ?"
+)
+_KNOWN_CREDITS: Final = (
+    "SELECT credit_entries.key, credit_entries.id, customer, details FROM json_each(?) AS wanted"
+    " CROSS JOIN credit_entries ON credit_entries.key = wanted.value AND key_space = ?"
+)
+
 
 class KnownEvent(msgspec.Struct, frozen=True, gc=False):
-    """What is known of an event whose key came again."""
+    """What is known of an event, or a credit entry, whose key came again; `body` of an entry is its details."""
 
     id: int
     customer: int
@@ -59,19 +74,19 @@ def known_keys(connection: sqlite3.Connection, pairs: Iterable[KeyPair]) -> dict
     known = {}
     for space, keys in spaces.items():
         rows = connection.execute(
-            "SELECT events.key, events.id, customer, body FROM json_each(?) AS wanted"
-            " CROSS JOIN events ON events.key = wanted.value AND key_space = ?",
+            _KNOWN_CREDITS if space in CREDIT_SPACES else _KNOWN_EVENTS,
             (msgspec.json.encode(keys).decode(), space),
         )
-        for key, event, customer, body in rows:
-            known[space, key] = KnownEvent(event, customer, body)
+        for key, row, customer, body in rows:
+            known[space, key] = KnownEvent(row, customer, body)
     return known
 
 
-def keys_after(connection: sqlite3.Connection, *, event: int, limit: int) -> list[tuple[int, KeyPair]]:
-    """Return the keys of the events after a row number, in order."""
+def keys_after(connection: sqlite3.Connection, *, table: str, row: int, limit: int) -> list[tuple[int, KeyPair]]:
+    """Return the keys of the rows after a row number, in order; `table` is one of `KEYED`."""
     rows = connection.execute(
-        "SELECT id, key_space, key FROM events WHERE id > ? ORDER BY id LIMIT ?", (event, limit)
+        f"SELECT id, key_space, key FROM {table} WHERE id > ? AND key IS NOT NULL ORDER BY id LIMIT ?",
+        (row, limit),
     )
     return [(number, (space, key)) for number, space, key in rows]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tallyd.store import tables
+from tallyd.store.balance import unbalanced_pools
 from tallyd.store.schema import migrate
 from tallyd.store.tables import Row, Table, add_exact, write_rows
 
@@ -52,8 +53,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def commit(connection: sqlite3.Connection, rows: Mapping[Table, list[Row]]) -> None:
+def commit(connection: sqlite3.Connection, rows: Mapping[Table, list[Row]]) -> list[int]:
     """Write rows in one transaction; they are durable when this returns (P1).
+
+    Returns the numbers of the pools among them that do not balance in the file now (P3).
 
     Raises:
         sqlite3.Error: the outcome is unknown: the rows may be there or not.
@@ -64,6 +67,7 @@ def commit(connection: sqlite3.Connection, rows: Mapping[Table, list[Row]]) -> N
         if some:
             write_rows(connection, table, some)
     connection.execute("COMMIT")
+    return unbalanced_pools(connection, [row[0] for row in rows.get(tables.POOLS, ())])
 
 
 def touch(connection: sqlite3.Connection) -> None:

@@ -6,16 +6,22 @@ One commit is in flight at a time; meanwhile work queues up, so the busier it is
 import sqlite3
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+import structlog
 import trio
 
 from tallyd.model.problems import Problem, ProblemError, overloaded, unavailable
+from tallyd.store import tables
+from tallyd.store.balance import unbalanced_after
 from tallyd.store.batch import Work, merge
 from tallyd.store.books import Books
 
 EVENTS_PER_COMMIT_MAX: Final = 4_000
 EVENTS_WAITING_MAX: Final = 40_000
+
+_log = structlog.get_logger(__name__)
 
 
 class CommitFailed(Exception):
@@ -40,7 +46,13 @@ class Ticket:
 
 
 class Writer:
-    """The one way into the books."""
+    """The one way into the books.
+
+    Attributes:
+        failed: a commit did not succeed; nothing is written any more.
+        unbalanced: numbers of the pools that did not balance when last looked at (P3).
+        pools_checked: how often a pool was looked at.
+    """
 
     def __init__(self, books: Books) -> None:
         self._books = books
@@ -50,6 +62,8 @@ class Writer:
         self._idle = trio.Event()
         self._idle.set()
         self.failed = False
+        self.unbalanced: set[int] = set()
+        self.pools_checked = 0
         self.commits = 0
         self.rows_committed = 0
         self.seconds_committing = 0.0
@@ -100,6 +114,19 @@ class Writer:
         """Wait until nothing waits to be written."""
         await self._idle.wait()
 
+    async def check_pools(self) -> None:
+        """Look at every pool once, beside all other work: a file may have been damaged while nobody watched."""
+        after: int | None = 0
+        while after is not None:
+            after, looked_at, unbalanced = await self._books.scan(partial(unbalanced_after, number=after))
+            self._note_checked(looked_at, unbalanced)
+
+    def _note_checked(self, pools: int, unbalanced: list[int]) -> None:
+        self.pools_checked += pools
+        if unbalanced:
+            self.unbalanced.update(unbalanced)
+            _log.critical("credit pools do not balance; run tallyd verify", pools=unbalanced)
+
     async def touch(self) -> None:
         """Make a round trip through the writing connection, between commits."""
         await self._books.touch()
@@ -131,7 +158,7 @@ class Writer:
         rows = merge(ticket.work for ticket in tickets)
         started = trio.current_time()
         try:
-            await self._books.commit(rows)
+            unbalanced = await self._books.commit(rows)
         except sqlite3.Error as error:
             self.failed = True
             for ticket in (*tickets, *self._waiting):
@@ -140,5 +167,9 @@ class Writer:
         self.seconds_committing += trio.current_time() - started
         self.commits += 1
         self.rows_committed += sum(len(some) for some in rows.values())
+        pools = rows.get(tables.POOLS)
+        if pools:
+            self.unbalanced.difference_update([row[0] for row in pools])
+            self._note_checked(len(pools), unbalanced)
         for ticket in tickets:
             ticket.settle(None)

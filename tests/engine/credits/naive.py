@@ -9,6 +9,8 @@ Times are microseconds UTC and never go back. Every operation first does what is
 has changed.
 """
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,7 +19,7 @@ from fractions import Fraction
 from math import floor
 
 from tallyd.model.catalog import CreditModel, PlanCredits
-from tallyd.model.credit_entries import Cause, EntryKind
+from tallyd.model.credit_entries import TRANSACTIONS, Cause, EntryKind
 from tallyd.model.credits import GrantType, HoldStatus, PoolStatus
 
 ZERO = Decimal(0)
@@ -47,12 +49,13 @@ class Feature:
 
 @dataclass
 class Pool:
-    """A pool's own copy of the rules, and what somebody set by hand."""
+    """A pool's own copy of the rules, what somebody set by hand, and when its top-ups are looked at `again`."""
 
     model: CreditModel
     frozen: bool = False
     archived: bool = False
     recurred_at: int = 0
+    again: int | None = None
 
 
 @dataclass
@@ -199,6 +202,8 @@ class Books:
         self.holds: list[Hold] = []
         self.entries: list[Entry] = []
         self.usage: list[tuple[str, int, Decimal]] = []
+        self._sums: dict[object, Decimal] = defaultdict(Decimal)
+        self._summed = 0
 
     # Questions: they speak of the instant `at` was given last.
 
@@ -212,11 +217,11 @@ class Books:
 
     def balance(self, pool: int) -> Decimal:
         """P3: the sum of the pool's transactions."""
-        return sum((entry.amount for entry in self.entries if entry.pool == pool), ZERO)
+        return self._sum("balance", pool)
 
     def overage(self, pool: int) -> Decimal:
         """Drawn beyond the balance and not repaid, forgiven or charged."""
-        return sum((entry.overage for entry in self.entries if entry.pool == pool), ZERO)
+        return self._sum("overage", pool)
 
     def held(self, pool: int) -> Decimal:
         """Of the balance, set aside by open holds."""
@@ -228,8 +233,7 @@ class Books:
 
     def remaining(self, grant: int) -> Decimal:
         """What a grant has left: the sum of what every entry did to it."""
-        moves = [move for entry in self.entries for move in entry.grants]
-        return sum((amount for moved, amount in moves if moved == grant), ZERO)
+        return self._sum("grant", grant)
 
     def free(self, grant: int) -> Decimal:
         """What a grant has left that no hold has set aside."""
@@ -238,10 +242,7 @@ class Books:
 
     def totals(self, pool: int) -> dict[str, Decimal]:
         """E1: lifetime totals; balance = granted - consumed - expired + reversed. Repaid overage is consumed."""
-        moved = dict.fromkeys(EntryKind, ZERO)
-        for entry in self.entries:
-            if entry.pool == pool:
-                moved[entry.kind] += entry.amount
+        moved = {kind: self._sum(kind, pool) for kind in TRANSACTIONS}
         return {
             "granted": moved[EntryKind.GRANT],
             "consumed": -moved[EntryKind.DEDUCTION] - moved[EntryKind.ADJUSTMENT],
@@ -250,12 +251,12 @@ class Books:
         }
 
     def status(self, pool: int) -> PoolStatus:
-        """E4: archived before frozen before depleted, which is a hard pool without a balance."""
+        """E4: archived before frozen before depleted: a hard pool without a balance, and no overage to draw."""
         if self.pools[pool].archived:
             return PoolStatus.ARCHIVED
         if self.pools[pool].frozen:
             return PoolStatus.FROZEN
-        empty = self.balance(pool) == ZERO
+        empty = self.balance(pool) == ZERO and self._headroom(pool, Decimal(1)) == ZERO
         return PoolStatus.DEPLETED if self.pools[pool].model.hard_limit and empty else PoolStatus.ACTIVE
 
     def used(self, feature: str, period: int) -> Decimal:
@@ -274,16 +275,29 @@ class Books:
 
     def period(self, moment: int) -> int:
         """Return the number of the period that contains the instant, -1 before the first."""
-        return sum(1 for start in self.starts if start <= moment) - 1
+        return bisect_right(self.starts, moment) - 1
+
+    def _sum(self, what: str, number: int) -> Decimal:
+        """Sum up the entries; as none ever changes, those that were summed up before are not asked again."""
+        for entry in self.entries[self._summed :]:
+            amount = entry.amount
+            self._sums["balance", entry.pool] += amount
+            self._sums["overage", entry.pool] += entry.overage
+            self._sums[entry.kind, entry.pool] += amount
+            for grant, moved in entry.grants:
+                self._sums["grant", grant] += moved
+        self._summed = len(self.entries)
+        return self._sums[what, number]
 
     # Pools
 
     def open_pool(self, model: CreditModel, now: int) -> int:
-        """Pools: a pool has its own rules. Recurring: credits are granted on opening, too."""
+        """Pools: a pool has its own rules. Recurring: credits are granted on opening, too; then a top-up."""
         self.at(now).pools.append(Pool(model))
         pool = len(self.pools) - 1
         if model.recurring:
             self._recur(pool, now)
+        self._top_up([pool], now)
         return pool
 
     def link(
@@ -295,15 +309,21 @@ class Books:
         draw_limit: Decimal | None = None,
         included: PlanCredits | None = None,
     ) -> None:
-        """Plan credits: from linking on, the period that contains now is granted at once, dated to its start."""
+        """Plan credits: on linking, those of the period that contains now are granted, now. Once: see E7.
+
+        Linking again changes priority and draw limit.
+        """
         self.at(now)
-        if pool in self.links or self.pools[pool].archived:
+        if self.pools[pool].archived:
             raise Refused("conflict")
         if priority is None:
             priority = self.pools[pool].model.draw_priority
+        if pool in self.links:
+            self.links[pool].priority, self.links[pool].draw_limit = priority, draw_limit
+            return
         self.links[pool] = Link(priority, draw_limit, included, self.period(now))
-        if included and self.period(now) >= 0:
-            self._allocate(pool, self.period(now))
+        if self.period(now) >= 0:
+            self._allocate(pool, self.period(now), now)
         self.at(now)  # what was granted for a period long begun may have expired already
 
     def freeze(self, pool: int, now: int) -> None:
@@ -430,12 +450,18 @@ class Books:
         """settle: a fact, never capped, paid out of the hold first and then as an event is.
 
         If a hard pool is short, the first hard one says: bill the rest, waive it, or refuse. An expired hold has
-        nothing set aside any more; its usage is recorded all the same.
+        nothing set aside any more; its usage is recorded as any event's, capped as one, and the pool is asked.
         """
         kept = self.at(now).holds[hold]
         if kept.status in {HoldStatus.SETTLED, HoldStatus.RELEASED}:
             raise Refused("conflict")
         happened = now if occurred_at is None else occurred_at
+        period, limit = self.period(happened), self.features[kept.feature].limit
+        full = limit is not None and self.used(kept.feature, period) >= limit
+        if period < 0 or (full and kept.status is HoldStatus.EXPIRED):
+            if final and kept.status is HoldStatus.HELD:
+                self._close(kept, HoldStatus.SETTLED, now)
+            return Outcome({}, ZERO, ZERO, ZERO, capped=period >= 0, hold=kept.status)
         payment = self._payment(kept.feature, units, max(now, happened), model, out_of=kept)
         policy = "bill"
         if self._unpayable(kept.feature, payment):
@@ -448,7 +474,6 @@ class Books:
             kept.units = max(ZERO, kept.units - units)
             if final:
                 self._close(kept, HoldStatus.SETTLED, now)
-        period = self.period(happened)
         outcome = self._record(kept.feature, units, period, payment, waive=policy == "waive")
         outcome.hold = kept.status
         return outcome
@@ -609,6 +634,7 @@ class Books:
             if grant.expires_at is not None and self.remaining(number):
                 yield grant.expires_at
         yield from (moment for _, moment in self._next_periods() + self._next_recurrences())
+        yield from (pool.again for pool in self.pools if pool.again is not None)
 
     def _happen(self, moment: int) -> None:
         """Time, same instant: holds end, grants expire, periods end, recurring grants, plan credits, top-ups."""
@@ -628,14 +654,17 @@ class Books:
             self._recur(pool, moment)
         for pool in begun:
             self.links[pool].period += 1
-            self._allocate(pool, self.links[pool].period)
-        expired = {entry.pool for entry in self.entries[before:] if entry.kind is EntryKind.EXPIRATION}
-        self._top_up(sorted(expired), moment)
+            self._allocate(pool, self.links[pool].period, moment)
+        look = {entry.pool for entry in self.entries[before:] if entry.kind is EntryKind.EXPIRATION}
+        for number, pool in enumerate(self.pools):
+            if pool.again == moment:
+                pool.again = None
+                look.add(number)
+        self._top_up(sorted(look), moment)
 
     def _next_periods(self) -> list[tuple[int, int]]:
-        """Pools with plan credits, by number, and when the next period starts that was not seen to."""
-        links = [(pool, link) for pool, link in sorted(self.links.items()) if link.included]
-        return [(pool, self.starts[link.period + 1]) for pool, link in links if not self.pools[pool].archived]
+        """Linked pools, by number, and when the next period starts that was not seen to."""
+        return [(pool, self.starts[link.period + 1]) for pool, link in sorted(self.links.items())]
 
     def _next_recurrences(self) -> list[tuple[int, int]]:
         """Pools with a recurring top-up, by number, and when the next one comes."""
@@ -650,17 +679,18 @@ class Books:
         if self.remaining(grant):
             self._expire(grant, self.remaining(grant), moment, Cause.EXPIRY)
 
-    def _allocate(self, pool: int, period: int) -> None:
-        """Plan credits, E7: granted at the period's start; with rollover NONE they live to its end at most."""
+    def _allocate(self, pool: int, period: int, moment: int) -> None:
+        """Plan credits, E7: granted once a period; with rollover NONE they live to its end at most."""
         included = self.links[pool].included
-        assert included
+        if included is None or self.pools[pool].archived:
+            return
         ends = self._default_expiry(pool, self.starts[period])
         if included.expires_after_months is not None:
             ends = months_later(self.starts[period], included.expires_after_months)
         if self.pools[pool].model.rollover.policy == "NONE":
             ends = min(ends or self.starts[period + 1], self.starts[period + 1])
         kind, priority = GrantType.PLAN_INCLUDED, included.grant_priority
-        self._grant(pool, included.amount, self.starts[period], Cause.PLAN, kind, priority, ends)
+        self._grant(pool, included.amount, moment, Cause.PLAN, kind, priority, ends)
 
     def _roll_over(self, pool: int, moment: int) -> None:
         """Period end, E3: of each plan grant only what is free; kept newest first, entered oldest first."""
@@ -718,7 +748,10 @@ class Books:
         self._grant(pool, rule.amount, moment, Cause.RECURRING, GrantType.SYSTEM, 0, ends)
 
     def _top_up(self, pools: list[int], moment: int) -> None:
-        """Threshold top-up: where something was drawn or expired, once, and so often a calendar month at most."""
+        """Threshold top-up: where something was drawn or expired, once, and so often a calendar month at most.
+
+        A pool whose number is used up is looked at again when the next month starts.
+        """
         month = as_datetime(moment).strftime("%Y-%m")
         for pool in pools:
             rule = self.pools[pool].model.top_up
@@ -727,6 +760,8 @@ class Books:
             if rule and self.available(pool) < rule.below and len(done) < rule.most_a_month:
                 ends = self._default_expiry(pool, moment)
                 self._grant(pool, rule.amount, moment, Cause.TOP_UP, GrantType.SYSTEM, 0, ends)
+                if len(done) + 1 == rule.most_a_month:
+                    self.pools[pool].again = next_recurrence(moment, "month")
 
     # Entering
 
@@ -777,10 +812,12 @@ class Books:
         assert all(self.remaining(grant) >= ZERO for grant, _ in grants)
 
     def _set_frozen(self, pool: int, now: int, *, frozen: bool) -> None:
-        """Freeze/unfreeze: only what is not so already."""
+        """Freeze/unfreeze: what is so already stays so, without an entry."""
         kept = self.at(now).pools[pool]
-        if kept.archived or kept.frozen == frozen:
+        if kept.archived:
             raise Refused("conflict")
+        if kept.frozen == frozen:
+            return
         kept.frozen = frozen
         self._enter(EntryKind.FREEZE if frozen else EntryKind.UNFREEZE, Cause.MANUAL, pool, now, [])
 

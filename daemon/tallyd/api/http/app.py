@@ -26,6 +26,9 @@ from tallyd.model.problems import Code, Problem, ProblemError, not_found
 from tallyd.ops.metrics import CONTENT_TYPE, metrics_page
 
 BODY_TIMEOUT_S: Final = 30
+POOLS_NAMED_MAX: Final = 20
+"""Pools that /readyz names when the books do not balance."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -65,10 +68,13 @@ def _serve_operations(app: QuartTrio, core: Core, ready: Callable[[], bool]) -> 
         return answer({"status": "ok"})
 
     async def readyz() -> Response:
-        """Ready: the books can be written and new work is welcome."""
+        """Ready: the books can be written, they balance (P3), and new work is welcome."""
         if not ready() or core.writer.failed:
             return answer({"status": "unavailable"}, 503)
         await core.writer.touch()
+        if core.writer.unbalanced:
+            pools = [event_uuid(number) for number in sorted(core.writer.unbalanced)[:POOLS_NAMED_MAX]]
+            return answer({"status": "unbalanced", "count": len(core.writer.unbalanced), "pools": pools}, 503)
         return answer({"status": "ready"})
 
     async def metrics() -> Response:

@@ -14,7 +14,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from tallyd.actors.intake import Request
-from tallyd.actors.messages import Accepted, Outcome
+from tallyd.actors.messages import Accepted, Outcome, Refused
 from tallyd.api import commands
 from tallyd.api.http import dodo
 from tallyd.api.http.family import Family, answer, body_bytes, instant_parameter
@@ -234,13 +234,13 @@ def count_new(requests: Sequence[Request], outcomes: Sequence[Outcome]) -> int:
     """Count the events that are newly stored; those known already are not counted.
 
     Raises:
-        ProblemError: any event that could not be stored; where one may succeed later, that one, so that the
-            client repeats the request.
+        ProblemError: any event that could not be stored, such as one whose credits are used up; where one may
+            succeed later, that one, so that the client repeats the request. The others are stored.
     """
     problems = [
-        (each.event.key, outcome)
+        (each.event.key, commands.short_problem(outcome) if isinstance(outcome, Refused) else outcome)
         for each, outcome in zip(requests, outcomes, strict=True)
-        if isinstance(outcome, Problem)
+        if isinstance(outcome, Problem | Refused)
     ]
     for _, problem in problems:
         if problem.code in (Code.RATE_LIMITED, Code.UNAVAILABLE):

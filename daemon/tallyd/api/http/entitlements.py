@@ -3,7 +3,7 @@
 from quart import Response
 from quart_trio import QuartTrio
 
-from tallyd.api import commands
+from tallyd.api import entitling
 from tallyd.api.http import tanso
 from tallyd.api.http.family import Family, body_bytes, flag_parameter
 from tallyd.clock import new_uuid
@@ -27,16 +27,16 @@ class Entitlements:
     async def check(self, reference: str, feature_key: str) -> Response:
         """Answer a check. `record` is accepted: checks are counted in the metrics, never stored."""
         flag_parameter("record", default=True)
-        return tanso.success(await commands.check(self._core, reference, feature_key))
+        return tanso.success(await entitling.check(self._core, reference, feature_key))
 
     async def evaluate(self) -> Response:
         """Answer an evaluate; usage is simulated, not recorded."""
-        request = commands.decode_evaluate(await body_bytes())
-        return tanso.success(await commands.evaluate(self._core, request, new_uuid()))
+        request = entitling.decode_evaluate(await body_bytes())
+        return tanso.success(await entitling.evaluate(self._core, request, new_uuid()))
 
     async def list(self, reference: str) -> Response:
         """List what each active subscription allows now."""
-        account = await commands.known_account(self._core, commands.by_reference(reference))
+        account = await entitling.known_account(self._core, entitling.by_reference(reference))
         now = self._core.clock.now()
         items = [
             {

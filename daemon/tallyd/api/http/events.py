@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 
 from tallyd.actors.intake import Request
 from tallyd.actors.messages import Accepted, Duplicate, Refused
-from tallyd.api import commands
+from tallyd.api import commands, entitling
 from tallyd.api.http import tanso
 from tallyd.api.http.family import (
     Family,
@@ -57,7 +57,8 @@ class Events:
             return tanso.success(commands.accepted_view(outcome), 200 if outcome.row.capped else 201)
         if isinstance(outcome, Duplicate):
             raise ProblemError(commands.duplicate_problem(outcome))
-        assert not isinstance(outcome, Refused), "only consume is refused"
+        if isinstance(outcome, Refused):
+            raise ProblemError(commands.short_problem(outcome))
         raise ProblemError(outcome)
 
     def _read(self, body: EventBody, key: str | None) -> Request:
@@ -80,8 +81,8 @@ class Events:
         reference = request.args.get("customerReferenceId")
         customer = None
         if reference is not None:
-            ref = commands.by_reference(reference)
-            customer = (await commands.known_account(self._core, ref)).customer.number
+            ref = entitling.by_reference(reference)
+            customer = (await entitling.known_account(self._core, ref)).customer.number
         query = EventQuery(
             customer=customer,
             name=request.args.get("eventName"),

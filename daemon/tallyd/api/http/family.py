@@ -24,12 +24,15 @@ STATUS: Final = {
     Code.NOT_FOUND: 404,
     Code.CONFLICT: 409,
     Code.IDEMPOTENCY_CONFLICT: 409,
+    Code.INSUFFICIENT_CREDITS: 409,
+    Code.DUPLICATE_KEY: 409,
     Code.TOO_LARGE: 413,
     Code.POISON: 422,
     Code.RATE_LIMITED: 429,
     Code.INTERNAL: 500,
     Code.UNAVAILABLE: 503,
 }
+CONFLICT: Final = 409
 RETRY_AFTER_S: Final = 1
 _JSON: Final = "application/json"
 _log = structlog.get_logger(__name__)
@@ -91,7 +94,7 @@ class Family:
         """Answer with a problem."""
         status, body = self._render(problem)
         response = answer(body, status)
-        if problem.code in (Code.CONFLICT, Code.IDEMPOTENCY_CONFLICT):
+        if STATUS[problem.code] == CONFLICT:
             response.headers["x-should-retry"] = "false"  # SDKs retry a 409 unless told not to (CONTRACTS 2.1)
         if problem.code in (Code.RATE_LIMITED, Code.UNAVAILABLE):
             response.headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -20,6 +20,7 @@ from quart_trio import QuartTrio
 
 from tallyd.actors.intake import Request
 from tallyd.actors.messages import Accepted, Duplicate, Refused
+from tallyd.api import commands
 from tallyd.api.http.family import STATUS, Family, answer, body_bytes, whole_parameter
 from tallyd.api.wire import Decoder
 from tallyd.clock import new_key
@@ -89,7 +90,8 @@ class Retempo:
             return answer({"usageEvent": self._view(outcome.row, target.subscription)}, 201)
         if isinstance(outcome, Duplicate):
             raise ProblemError(Problem(code=Code.CONFLICT, message=NOT_UNIQUE))
-        assert not isinstance(outcome, Refused), "only consume is refused"
+        if isinstance(outcome, Refused):
+            raise ProblemError(commands.short_problem(outcome))
         raise ProblemError(outcome)
 
     async def _read(self) -> tuple[Target, Request]:

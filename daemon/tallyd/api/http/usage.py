@@ -9,7 +9,7 @@ from quart_trio import QuartTrio
 
 from tallyd.actors.messages import Introduce
 from tallyd.actors.worker import all_inline
-from tallyd.api import commands
+from tallyd.api import entitling
 from tallyd.api.http import tanso
 from tallyd.api.http.family import Family, body_bytes, instant_parameter, whole_parameter
 from tallyd.api.subscribing import subscription_view
@@ -62,7 +62,7 @@ class Usage:
     async def create_customer(self) -> Response:
         """Make a customer known before its first event: 201, 409 when it is known."""
         body: CustomerInput = _decode_customer(await body_bytes())
-        ref = commands.by_reference(body.customer_reference_id)
+        ref = entitling.by_reference(body.customer_reference_id)
         for field in ("email", "first_name", "last_name", "phone_number"):
             value = getattr(body, field)
             if value is not None:
@@ -74,7 +74,7 @@ class Usage:
 
     async def customer(self, reference: str) -> Response:
         """Return a customer and its subscriptions."""
-        account = await commands.known_account(self._core, commands.by_reference(reference))
+        account = await entitling.known_account(self._core, entitling.by_reference(reference))
         now = self._core.clock.now()
         view = customer_view(account.customer)
         view["subscriptions"] = [
@@ -116,7 +116,7 @@ class Usage:
 
     async def _account_at(self, reference: str) -> tuple[Account, int]:
         at = instant_parameter("at")
-        account = await commands.known_account(self._core, commands.by_reference(reference))
+        account = await entitling.known_account(self._core, entitling.by_reference(reference))
         return account, self._core.clock.now() if at is None else at
 
     async def analytics(self) -> Response:
@@ -144,7 +144,7 @@ class Usage:
         reference = request.args.get("customerReferenceId")
         if reference is None:
             return None
-        return (await commands.known_account(self._core, commands.by_reference(reference))).customer.number
+        return (await entitling.known_account(self._core, entitling.by_reference(reference))).customer.number
 
 
 def _group_by(text: str) -> GroupBy:

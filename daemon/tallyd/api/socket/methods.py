@@ -8,8 +8,8 @@ import msgspec
 
 from tallyd import __version__
 from tallyd.actors.messages import Rerate
-from tallyd.api import commands
-from tallyd.api.commands import EntitlementView
+from tallyd.api import commands, consuming, entitling
+from tallyd.api.entitling import EntitlementView
 from tallyd.api.subscribing import subscribe
 from tallyd.api.wire import Decoder
 from tallyd.clock import new_uuid
@@ -57,6 +57,9 @@ class Methods:
             "evaluate": ("read", self.evaluate),
             "ingest": ("ingest", self.ingest),
             "consume": ("ingest", self.consume),
+            "reserve": ("ingest", self.reserve),
+            "settle": ("ingest", self.settle),
+            "release": ("ingest", self.release),
             "subscribe": ("admin", self.subscribe),
             "keys.create": ("admin", self.create_key),
             "catalog.reload": ("admin", self.reload),
@@ -73,7 +76,7 @@ class Methods:
         account = self._core.directory.resident_named(reference)
         if account is None or not account.known:
             return None
-        return commands.answer_check(self._core, account, reference, request.feature_key)
+        return entitling.answer_check(self._core, account, reference, request.feature_key)
 
     async def ping(self, _params: msgspec.Raw) -> Any:
         """Answer that somebody is there."""
@@ -82,11 +85,11 @@ class Methods:
     async def check(self, params: msgspec.Raw) -> Any:
         """Answer a check, loading the customer first."""
         request: CheckInput = _decode_check_slowly(params)
-        return await commands.check(self._core, request.customer_reference_id, request.feature_key)
+        return await entitling.check(self._core, request.customer_reference_id, request.feature_key)
 
     async def evaluate(self, params: msgspec.Raw) -> Any:
         """Answer an evaluate, as HTTP does."""
-        return await commands.evaluate(self._core, commands.decode_evaluate(params), new_uuid())
+        return await entitling.evaluate(self._core, entitling.decode_evaluate(params), new_uuid())
 
     async def ingest(self, params: msgspec.Raw) -> Any:
         """Record 1 to 1,000 events; one result each, in order."""
@@ -99,7 +102,20 @@ class Methods:
         units = body.usage_units
         if units is not None and check_number("usageUnits", units, negative=True) <= 0:
             raise invalid("usageUnits", "must be greater than zero")
-        return await commands.consume(self._core, body)
+        return await consuming.consume(self._core, body)
+
+    async def reserve(self, params: msgspec.Raw) -> Any:
+        """Hold what usage may come to, or say why it does not fit."""
+        return await consuming.reserve(self._core, consuming.decode_reserve(params))
+
+    async def settle(self, params: msgspec.Raw) -> Any:
+        """Record the usage a hold was made for, and give the rest back."""
+        return await consuming.settle(self._core, consuming.decode_settle(params))
+
+    async def release(self, params: msgspec.Raw) -> Any:
+        """Give back what a hold has set aside."""
+        request = consuming.decode_release(params)
+        return await consuming.release(self._core, request.hold_id, request.customer_reference_id)
 
     async def subscribe(self, params: msgspec.Raw) -> Any:
         """Put a customer on a plan, as HTTP does."""

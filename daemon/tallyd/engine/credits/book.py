@@ -12,6 +12,9 @@ from tallyd.model.money import ZERO
 NEVER: Final = 2**62
 """When nothing is due."""
 
+CLOSED_REMEMBERED: Final = 4_096
+"""Holds whose end is remembered: more than can wait to be written for one customer."""
+
 Counted = tuple[int, str, int]
 """(subscription, feature, period start): a `CounterKey`."""
 LinkKey = tuple[int, int]
@@ -58,17 +61,19 @@ class CreditBook:
         grants: by pool and number, those with something left.
         holds: open ones, by number.
         links: by (pool, subscription).
+        closed: how holds ended lately, by number: what is not open and not here ended longer ago.
         held_units: units set aside by open holds, by counter.
         due_at: when time alone changes something next; may be early, never late.
     """
 
-    __slots__ = ("due_at", "grants", "held_units", "holds", "links", "pools")
+    __slots__ = ("closed", "due_at", "grants", "held_units", "holds", "links", "pools")
 
     def __init__(self) -> None:
         self.pools: dict[int, Pool] = {}
         self.grants: dict[int, dict[int, Grant]] = {}
         self.holds: dict[int, Hold] = {}
         self.links: dict[LinkKey, Link] = {}
+        self.closed: dict[int, HoldStatus] = {}
         self.held_units: dict[Counted, Decimal] = {}
         self.due_at = NEVER
 
@@ -86,8 +91,15 @@ class CreditBook:
             if hold.status is HoldStatus.HELD:
                 self.holds[number] = hold
                 self._count_units(hold, 1)
+            else:
+                self._remember(hold)
         self.links.update(changes.links)
         self.due_at = changes.due_at
+
+    def _remember(self, hold: Hold) -> None:
+        if len(self.closed) >= CLOSED_REMEMBERED:
+            del self.closed[next(iter(self.closed))]
+        self.closed[hold.number] = hold.status
 
     def _count_units(self, hold: Hold | None, sign: int) -> None:
         if hold is None:

@@ -183,7 +183,7 @@ def _by_tokens(
             weight = row.weight
             if row.model:
                 match = MODEL
-            elif match is NONE:
+            elif match == NONE:
                 match = FEATURE_DEFAULT
         weights[kind] = weight
         charge += count * weight
