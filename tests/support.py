@@ -22,7 +22,8 @@ from tallyd.engine.account import Account, Changes, ChargeRow, Enrolment, EventR
 from tallyd.engine.catalog import check_catalog, price_plan, read_catalog
 from tallyd.engine.costs import CostRule, Versions
 from tallyd.engine.rating import PricedPlan
-from tallyd.engine.recording import Denied, Recorded, Terms
+from tallyd.engine.recording import Denied, Recorded
+from tallyd.engine.terms import Terms
 from tallyd.model.customer import Customer, CustomerRef, RefKind
 from tallyd.model.event import CostInput, EventBody, Source, UsageEvent
 from tallyd.model.moments import parse_iso

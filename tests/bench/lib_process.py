@@ -36,6 +36,16 @@ feature = "assistant"
 [plans.features.pricing]
 model = "llm_tokens"
 rates = { "gpt-4o" = { input = "2.50", output = "10.00" }, "*" = { input = 5, output = 20 } }
+[[credit_models]]
+key = "prepaid"
+[[plans]]
+key = "prepaid"
+name = "Bench, paid with credits"
+currency = "USD"
+credits = [{ credit_model = "prepaid", amount = 100000000000 }]
+[[plans.features]]
+feature = "calls"
+pricing = { model = "included", max_usage = 100000000000 }
 """
 
 

@@ -60,3 +60,22 @@ def test_an_unknown_customer_is_an_error(run: Run) -> None:
     done = run("check", "nobody", "api")
     assert done.exit_code == 1
     assert "there is no customer 'nobody'" in done.stderr
+
+
+@pytest.mark.process
+def test_credits_are_said_with_what_is_asked_for(run: Run, child: Child) -> None:
+    """Where credits pay, the answer says what there is, and what the units would come to for a model."""
+    daemon = Daemon(child.socket)
+    daemon.call("subscribe", {"customerReferenceId": "hydra", "planKey": "prepaid"})
+    daemon.close()
+    fits = run("check", "hydra", "assistant", "--units", 12, "--model", "gpt-4o")
+    assert fits.exit_code == 0
+    assert "100 CREDITS, 100 available" in fits.stdout
+    assert "96 credits, 8 a unit" in fits.stdout
+    assert run("check", "hydra", "assistant", "--units", 13, "--model", "gpt-4o").exit_code == 1
+
+
+@pytest.mark.process
+def test_a_model_without_units_is_used_wrongly(run: Run) -> None:
+    """A model says nothing where no units are asked for."""
+    assert run("check", "hydra", "assistant", "--model", "gpt-4o").exit_code == 2

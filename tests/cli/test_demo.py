@@ -15,7 +15,7 @@ from tallyd.cli.client import Daemon
 
 @pytest.mark.process
 def test_the_demo_ends_by_itself_with_numbers_that_agree(program: Program) -> None:
-    """The daemon's totals are those of the recount, the books balance, the cap held, and retries were ignored."""
+    """The daemon's totals are those of the recount, the books balance, caps held, retries were ignored."""
     done = program("demo", "--seed", 5, "--json")
     assert done.returncode == 0, done.stderr
     found = msgspec.json.decode(done.stdout)
@@ -28,6 +28,14 @@ def test_the_demo_ends_by_itself_with_numbers_that_agree(program: Program) -> No
     assert found["unpriced"][0]["reason"] == "unknown_model"
     reasons = {refusal["code"] for refusal in found["refusals"]}
     assert reasons >= {"limit_reached", "no_subscription", "idempotency_conflict", "validation_failed"}
+    scene = found["credits"]
+    assert (scene["agents"], scene["holds"]) == (64, scene["available"] // scene["hold"])
+    assert 0 < scene["settled"] == scene["holds"] < 64
+    assert scene["balance"] == scene["available"] - scene["used"] == scene["pool"]["available"]
+    assert {"stark: holds that fit", "stark: balance after settling"} <= {
+        each["what"] for each in found["comparisons"]
+    }
+    assert found["verify"]["report"]["holds"] == scene["holds"]
 
 
 @pytest.mark.process

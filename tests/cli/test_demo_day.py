@@ -26,6 +26,14 @@ def test_a_day_has_what_the_demo_promises() -> None:
     assert day.end <= NOW
 
 
+def test_the_rush_reserves_at_least_what_its_calls_use() -> None:
+    """Many agents, each of whose calls fits what it reserved, and is an event of its own."""
+    rush = make_day(1, NOW).rush
+    assert len(rush.calls) == 64
+    assert all(1 <= body["usageUnits"] <= rush.estimate["usageUnits"] for body in rush.calls)
+    assert len({body["eventIdempotencyKey"] for body in rush.calls}) == 64
+
+
 def test_lanes_are_in_the_order_of_the_day() -> None:
     """Each way's calls are in the order of their time."""
     day = make_day(1, NOW)

@@ -56,3 +56,11 @@ def test_usage_is_recounted_as_each_feature_counts() -> None:
     for body in bodies:
         tally.take(body, CREATED)
     assert tally.used() == {("acme", "assistant"): 11, ("acme", "seats"): 1, ("acme", "storage"): 7}
+
+
+def test_answers_are_counted_where_the_plan_counts_them() -> None:
+    """A prepaid answer counts as the units it was sent with, not its tokens."""
+    tally = Tally()
+    tokens = {"model": "m", "inputTokens": 5, "outputTokens": 6}
+    tally.take(event("1", "answer", usageUnits=3, costInput=tokens), CREATED)
+    assert tally.used() == {("acme", "assistant"): 3}

@@ -10,7 +10,7 @@ from support import NOW, Ledger, account_on, event, plan_of, provider_prices, te
 from tallyd.engine import chain, rerating
 from tallyd.engine.account import Account, Changes, ChargeRow, CounterKey, EventRow, RollupDelta, RollupKey, apply
 from tallyd.engine.rating import PricedPlan
-from tallyd.engine.recording import Terms
+from tallyd.engine.terms import Terms
 from tallyd.model.money import ZERO
 from tallyd.pricing.seam import total
 

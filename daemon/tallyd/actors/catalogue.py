@@ -19,7 +19,7 @@ from tallyd.engine.credits.prices import Prices
 from tallyd.engine.credits.weights import Weights
 from tallyd.engine.metering import CompiledMeter, compile_meter
 from tallyd.engine.rating import PricedPlan
-from tallyd.engine.recording import Terms
+from tallyd.engine.terms import Terms
 from tallyd.model.catalog import CreditModel, Definitions, Feature, Meter, Plan
 from tallyd.model.event import UsageEvent
 from tallyd.pricing.prices import ProviderPrices

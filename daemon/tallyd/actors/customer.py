@@ -19,6 +19,7 @@ from tallyd.actors.mailbox import Mailbox
 from tallyd.actors.messages import (
     Accepted,
     ChangeCredits,
+    ChangeProfile,
     Introduce,
     Message,
     Outcome,
@@ -37,7 +38,7 @@ from tallyd.engine.reserving import Reserved
 from tallyd.model.customer import CustomerRef
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import Code, Problem, ProblemError
-from tallyd.store import accounts, event_rows, tables
+from tallyd.store import accounts, credit_rows, event_rows, tables
 from tallyd.store.batch import Work
 from tallyd.store.tables import Row, Table
 
@@ -218,6 +219,11 @@ class CustomerActor:
             changes = deeds.introduce(message, account, self._runtime, self.ref)
             apply(account, changes)
             self._submit(message, account, [changes])
+        elif isinstance(message, ChangeProfile):
+            changes = deeds.change_profile(message, account, self.ref)
+            apply(account, changes)
+            row = msgspec.structs.astuple(account.customer)
+            self._submit(message, account, [], [(tables.CHANGED_CUSTOMERS, row)])
         elif isinstance(message, Rerate):
             await self._rerate(message, account)
 
@@ -243,6 +249,7 @@ class CustomerActor:
                 raise _EventCrashed(index) from error
             if isinstance(decided, Denied):
                 outcomes.append(Refused(decided.entitlement))
+                self.keep_time()  # what time has done is written all the same
                 continue
             apply(account, decided.changes)
             changes.append(decided.changes)
@@ -345,10 +352,16 @@ class CustomerActor:
         runtime = self._runtime
         await self._own_commits()
         row, charges = await runtime.books.read(partial(event_rows.event_with_charges, number=message.event))
+        entries = await runtime.books.read(partial(credit_rows.entries_of_event, event=message.event))
         await self._learn_prices([rerating.event_of(row)])
         latest = runtime.catalogue.latest
         decide = partial(
-            rerating.decide, row=row, charges=charges, now=runtime.clock.now(), terms=runtime.catalogue.terms
+            rerating.decide,
+            row=row,
+            charges=charges,
+            now=runtime.clock.now(),
+            terms=runtime.catalogue.terms,
+            covered=rerating.covered_by(entries),
         )
         plans = [each.plan for each in account.enrolments]
         if all_inline(runtime.registry, [*plans, *(latest(plan.key) for plan in plans)]):

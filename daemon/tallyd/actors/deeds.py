@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tallyd.actors.messages import ChangeCredits, Introduce, Subscribe
+from tallyd.actors.messages import ChangeCredits, ChangeProfile, Introduce, Subscribe
 from tallyd.actors.runtime import Runtime
 from tallyd.engine.account import Account, Changes, Enrolment
 from tallyd.engine.credits.draft import Draft
@@ -103,6 +103,19 @@ def introduce(message: Introduce, account: Account, runtime: Runtime, ref: Custo
         raise ProblemError(Problem(code=Code.CONFLICT, message=f"customer {ref.value} exists already"))
     customer = numbered(account, runtime, runtime.clock.now())
     message.customer = msgspec.structs.replace(customer, profile=message.profile)
+    return Changes(customer=message.customer, position=account.position, chain=account.chain)
+
+
+def change_profile(message: ChangeProfile, account: Account, ref: CustomerRef) -> Changes:
+    """Change what is known about the customer besides its names.
+
+    Raises:
+        ProblemError: the customer is unknown, or what is asked is refused.
+    """
+    if not account.known:
+        raise not_found(f"there is no customer {ref.value!r}")
+    profile = message.change(account.customer.profile)
+    message.customer = msgspec.structs.replace(account.customer, profile=profile)
     return Changes(customer=message.customer, position=account.position, chain=account.chain)
 
 

@@ -9,10 +9,11 @@ import trio
 
 from tallyd.engine import recording
 from tallyd.engine.account import ChargeRow, EventRow
+from tallyd.engine.credits.covering import Drawn
 from tallyd.engine.credits.draft import Draft
 from tallyd.engine.entitlements import Entitlement
 from tallyd.engine.rating import PricedPlan
-from tallyd.engine.recording import Denied, Drawn, Recorded
+from tallyd.engine.recording import Denied, Recorded
 from tallyd.engine.reserving import Reserved
 from tallyd.model.credit_entries import Entry
 from tallyd.model.credits import Hold
@@ -150,6 +151,17 @@ class Introduce(Message):
         self.customer: Customer | None = None
 
 
+class ChangeProfile(Message):
+    """Change what the app told about the customer: `change` makes the new profile of the one there is."""
+
+    __slots__ = ("change", "customer")
+
+    def __init__(self, change: Callable[[str | None], str]) -> None:
+        super().__init__()
+        self.change = change
+        self.customer: Customer | None = None
+
+
 class Rerate(Message):
     """Price again an event that had no price, named by its row number.
 
@@ -168,6 +180,7 @@ class Rerate(Message):
 __all__ = [
     "Accepted",
     "ChangeCredits",
+    "ChangeProfile",
     "Duplicate",
     "Introduce",
     "Message",

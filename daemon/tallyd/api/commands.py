@@ -12,8 +12,8 @@ from tallyd.api.wire import Decoder
 from tallyd.clock import new_key
 from tallyd.core import Core
 from tallyd.engine.account import ChargeRow
+from tallyd.engine.credits.covering import Drawn
 from tallyd.engine.events import customer_ref, read_event
-from tallyd.engine.recording import Drawn
 from tallyd.model.event import EventBody, Source, event_uuid
 from tallyd.model.moments import iso
 from tallyd.model.money import ZERO

@@ -18,9 +18,12 @@ from tallyd.api.commands import (
 from tallyd.api.entitling import (
     META,
     EntitlementView,
+    Estimate,
     UsageView,
     by_reference,
+    cost_input_of,
     entitlement_view,
+    known_account,
     quote_view,
 )
 from tallyd.api.wire import Decoder
@@ -28,6 +31,7 @@ from tallyd.core import Core
 from tallyd.engine import entitlements, recording
 from tallyd.engine.credits import holding
 from tallyd.engine.credits.draft import Draft
+from tallyd.engine.credits.passing import as_of
 from tallyd.engine.entitlements import Entitlement, Reason
 from tallyd.engine.events import check_identifier, check_number, decode_body
 from tallyd.engine.recording import Denied
@@ -56,18 +60,6 @@ class ConsumeView(EntitlementView, frozen=True, kw_only=True, rename="camel", om
     unpriced: str | None = None
     credits_deducted: Decimal | None = None
     remaining_balance: Decimal | None = None
-
-
-class Estimate(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """What an LLM call may use at most."""
-
-    model: str | None = None
-    model_provider: str | None = None
-    input_tokens: Decimal | None = None
-    max_output_tokens: Decimal | None = None
-    cache_read_tokens: Decimal | None = None
-    cache_write_tokens: Decimal | None = None
-    reasoning_tokens: Decimal | None = None
 
 
 class ReserveInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -224,26 +216,14 @@ def _reserve_request(core: Core, sent: ReserveInput) -> Request:
         feature_key=sent.feature_key,
         customer_reference_id=sent.customer_reference_id,
         usage_units=sent.usage_units,
-        cost_input=None if sent.estimate is None else _cost_input(sent.estimate),
+        cost_input=None if sent.estimate is None else cost_input_of(sent.estimate),
         meta=sent.meta,
         subscription_id=sent.subscription_id,
     )
     return read_request(core, body, Source.SOCKET, sent.idempotency_key)
 
 
-def _cost_input(estimate: Estimate) -> CostInput:
-    return CostInput(
-        model=estimate.model,
-        model_provider=estimate.model_provider,
-        input_tokens=estimate.input_tokens,
-        output_tokens=estimate.max_output_tokens,
-        cache_read_tokens=estimate.cache_read_tokens,
-        cache_write_tokens=estimate.cache_write_tokens,
-        reasoning_tokens=estimate.reasoning_tokens,
-    )
-
-
-async def settle(core: Core, sent: SettleInput) -> dict[str, Any]:
+async def settle(core: Core, sent: SettleInput, source: Source = Source.SOCKET) -> dict[str, Any]:
     """Record the usage a hold was made for, and give the rest back.
 
     Raises:
@@ -257,7 +237,7 @@ async def settle(core: Core, sent: SettleInput) -> dict[str, Any]:
         raise invalid("eventIdempotencyKey", "is required when final is false, so that a retry counts once")
     ref, hold = await _find_hold(core, sent.hold_id, sent.customer_reference_id)
     key = sent.event_idempotency_key or f"settle:{event_uuid(hold.number)}"
-    request = read_request(core, _settled_body(sent, hold), Source.SOCKET, key)
+    request = read_request(core, _settled_body(sent, hold), source, key)
     decide = partial(recording.settle, hold=hold.number, final=sent.final, written=hold.status)
     outcome = (await core.intake.ingest([Request(ref, request.event)], decide))[0]
     if isinstance(outcome, Accepted):
@@ -324,12 +304,20 @@ async def hold_status(core: Core, hold_id: str) -> dict[str, Any]:
         ProblemError: the hold is unknown.
     """
     ref, hold = await _find_hold(core, hold_id, None)
-    if hold.status is HoldStatus.HELD and hold.terms.expires_at <= core.clock.now():
+    account = await known_account(core, ref)
+    if account.credits is not None and hold.status is HoldStatus.HELD:
         core.directory.actor(ref).keep_time()
-        hold = msgspec.structs.replace(
-            hold, status=HoldStatus.EXPIRED, closed_at=hold.terms.expires_at, parts=[], units=[]
-        )
+        hold = as_of(account, core.clock.now()).hold(hold.number) or await _ended(core, ref, hold)
     return hold_view(hold)
+
+
+async def _ended(core: Core, ref: CustomerRef, hold: Hold) -> Hold:
+    """Return a hold that has ended, and was open in the books a moment ago, once they say how."""
+    read = partial(credit_rows.hold_by_number, number=hold.number)
+    message = ChangeCredits(lambda _draft, prepared: prepared, read)
+    await core.intake.ask(ref, message)
+    ended: Hold = message.answer
+    return ended
 
 
 async def _find_hold(core: Core, hold_id: str, reference: str | None) -> tuple[CustomerRef, Hold]:

@@ -19,7 +19,7 @@ from tallyd.model.catalog import CreditModel
 from tallyd.model.credit_entries import TRANSACTIONS, Cause, Entry
 from tallyd.model.credits import Grant, GrantTerms, Hold, Link, Pool
 from tallyd.model.customer import CustomerRef, RefKind
-from tallyd.model.event import event_number
+from tallyd.model.event import event_number, event_uuid
 from tallyd.model.problems import Code, Problem, ProblemError, invalid, not_found
 from tallyd.store import credit_rows, event_rows
 from tallyd.store.credit_rows import EntryQuery
@@ -292,7 +292,7 @@ async def link(
         ProblemError: unknown pool or subscription.
     """
     if draw_limit is not None:
-        read_amount("drawLimit", draw_limit)
+        check_number("drawLimit", draw_limit)
 
     def decide(draft: Draft, _prepared: Any) -> Link:
         held = granting.known_pool(draft, pool)
@@ -314,6 +314,7 @@ async def _move(core: Core, ref: CustomerRef, key: str | None, decide: Any, prep
     pair = None if key is None else (KEY_SPACE, key)
     known = await core.intake.ask_once(ref, message, pair)
     if known is not None:
-        raise ProblemError(Problem(code=Code.DUPLICATE_KEY, message="idempotency key already used"))
+        text, original = "idempotency key already used", event_uuid(known.id)
+        raise ProblemError(Problem(code=Code.DUPLICATE_KEY, message=text, detail=original))
     pool, made = message.answer
     return Moved(message.entries, pool, made)

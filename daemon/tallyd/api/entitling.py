@@ -98,12 +98,25 @@ class EntitlementView(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
 META: Final = {reason: MetaView(ReasonView(reason, DESCRIPTIONS[reason])) for reason in Reason}
 
 
+class Estimate(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What an LLM call may use at most."""
+
+    model: str | None = None
+    model_provider: str | None = None
+    input_tokens: Decimal | None = None
+    max_output_tokens: Decimal | None = None
+    cache_read_tokens: Decimal | None = None
+    cache_write_tokens: Decimal | None = None
+    reasoning_tokens: Decimal | None = None
+
+
 class UsageInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """`usage` of an evaluate request."""
+    """`usage` of an evaluate request: units, or tallyd's own `estimate` of tokens."""
 
     event_name: str | None = None
     usage_units: Decimal | None = None
     model: str | None = None
+    estimate: Estimate | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -266,9 +279,11 @@ async def evaluate(core: Core, request: EvaluateInput, new_flow_id: str | None) 
 async def _evaluated(core: Core, account: Account, request: EvaluateInput, units: Decimal | None) -> Entitlement:
     """Decide; a model that is not trusted with the daemon's own thread is asked on another."""
     runtime, now = core.runtime, core.clock.now()
+    event = _imagined(core, request, units)
+    if units is None and event.tokens:
+        units = sum(event.tokens.values(), ZERO) or None
     if units is None or account.credits is None:
         return entitlements.decide(account, request.feature_key, now, units)
-    event = _imagined(core, request, units)
     needed = core.catalogue.price_needed(event)
     if needed is not None:
         await core.catalogue.learn_price(needed)
@@ -288,15 +303,29 @@ async def _evaluated(core: Core, account: Account, request: EvaluateInput, units
     return answer
 
 
-def _imagined(core: Core, request: EvaluateInput, units: Decimal) -> UsageEvent:
-    """Return the event that the units asked for would be."""
-    usage = request.usage
+def _imagined(core: Core, request: EvaluateInput, units: Decimal | None) -> UsageEvent:
+    """Return the event that what is asked for would be."""
+    usage = request.usage or UsageInput()
+    cost_input = CostInput(model=usage.model) if usage.model else None
     body = EventBody(
-        event_name=(usage.event_name if usage else None) or request.feature_key,
+        event_name=usage.event_name or request.feature_key,
         feature_key=request.feature_key,
         usage_units=units,
-        cost_input=CostInput(model=usage.model) if usage and usage.model else None,
+        cost_input=cost_input_of(usage.estimate) if usage.estimate else cost_input,
     )
     return read_event(
         body, source=Source.SOCKET, key=None, new_key=str, now=core.clock.now(), feature_named=lambda name: name
+    )
+
+
+def cost_input_of(estimate: Estimate) -> CostInput:
+    """Return an estimate as the event it is made for will say it."""
+    return CostInput(
+        model=estimate.model,
+        model_provider=estimate.model_provider,
+        input_tokens=estimate.input_tokens,
+        output_tokens=estimate.max_output_tokens,
+        cache_read_tokens=estimate.cache_read_tokens,
+        cache_write_tokens=estimate.cache_write_tokens,
+        reasoning_tokens=estimate.reasoning_tokens,
     )

@@ -1,6 +1,7 @@
 """The command line.
 
-Exit codes: 0 done, 1 not done or something found wrong, 2 used wrongly, 3 no daemon there.
+Exit codes: 0 done, 1 not done or something found wrong, 2 used wrongly, 3 no daemon there; of `credits` also
+4 not enough credits, 5 done before under the same key.
 """
 
 from importlib import import_module
@@ -15,6 +16,7 @@ _COMMANDS: Final = {
     "demo": "demo",
     "ingest": "ingest",
     "check": "check",
+    "credits": "credits",
     "keys": "keys",
     "config": "config",
     "rerate": "rerate",

@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from tallyd.cli.client import daemon_of
+from tallyd.cli.credits_words import amount, printable
 from tallyd.cli.settings import settings_options
 from tallyd.config import Config
 
@@ -17,13 +18,18 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 @click.argument("customer")
 @click.argument("feature")
 @click.option("--units", metavar="N", help="Ask whether N more units fit; nothing is recorded.")
+@click.option("--model", metavar="NAME", help="The LLM model the units are for, where models weigh differently.")
 @click.option("--json", "as_json", is_flag=True, help="Print the daemon's answer as JSON.")
 @settings_options
-def command(config: Config, customer: str, feature: str, units: str | None, as_json: bool) -> None:
+def command(
+    config: Config, customer: str, feature: str, units: str | None, model: str | None, as_json: bool
+) -> None:
     """Ask whether CUSTOMER may use FEATURE now. Exit code 0: allowed, 1: denied."""
+    if model is not None and units is None:
+        raise click.UsageError("--model needs --units: how many are asked for")
     params: dict[str, Any] = {"customerReferenceId": customer, "featureKey": feature}
     if units is not None:
-        params["usage"] = {"usageUnits": units}
+        params["usage"] = {"usageUnits": units, "model": model}
     with daemon_of(config) as daemon:
         answer = daemon.call("check" if units is None else "evaluate", params)
     if as_json:
@@ -47,6 +53,10 @@ def _lines(answer: dict[str, Any]) -> list[str]:
     if simulation is not None:
         requested, projected = simulation["requestedUsage"], simulation["projectedUsage"]
         lines.append(f"  asked     {requested:,} more would make {projected:,}")
+    if "credit" in answer:
+        lines.append(f"  credits   {_credit(answer['credit'])}")
+    if "creditQuote" in answer:
+        lines.append(f"  asked     {_quote(answer['creditQuote'])}")
     if "priceVersion" in answer:
         lines.append(f"  price     {answer['priceVersion']}")
     lines.append(f"  position  {answer['position']} in the customer's ledger")
@@ -57,3 +67,14 @@ def _usage(usage: dict[str, Any]) -> str:
     if "limit" not in usage:
         return f"{usage['used']:,}, no limit"
     return f"{usage['used']:,} of {usage['limit']:,}, {usage['remaining']:,} left"
+
+
+def _credit(credit: dict[str, Any]) -> str:
+    held = f", {amount(credit['held'])} held" if credit.get("held") else ""
+    available = f", {amount(credit['available'])} available" if "available" in credit else ", more where needed"
+    return f"{amount(credit['balance'])} {printable(credit['denomination'])}{held}{available}"
+
+
+def _quote(quote: dict[str, Any]) -> str:
+    weight = f", {amount(quote['weight'])} a unit" if "weight" in quote else ""
+    return f"{amount(quote['estimatedCredits'])} credits{weight}"

@@ -20,31 +20,17 @@ from rich.console import Console
 from tallyd.cli.child import Child, child_daemon
 from tallyd.cli.client import Daemon
 from tallyd.cli.demo_books import Books, read_metrics
+from tallyd.cli.demo_credits import play
 from tallyd.cli.demo_day import CUSTOMERS, make_day
 from tallyd.cli.demo_drive import Driver, HttpClient
-from tallyd.cli.demo_show import Verdict, show, show_keep, show_try, watch
-from tallyd.cli.demo_tally import Comparison, Tally, compare
+from tallyd.cli.demo_show import Outcome, Verdict, show, show_keep, show_try, watch
+from tallyd.cli.demo_tally import Tally, compare
 from tallyd.clock import SystemClock
 
 SEED_MAX: Final = 10_000
 VERIFY_MAX_S: Final = 120
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """Everything the demo found out."""
-
-    books: Books
-    tally: Tally
-    comparisons: list[Comparison]
-    verdict: Verdict
-    seconds: float
-
-    @property
-    def good(self) -> bool:
-        """Whether the counts agree and the books balance."""
-        return self.verdict.exit_code == 0 and all(each.same for each in self.comparisons)
 
 
 @click.command("demo")
@@ -66,7 +52,7 @@ def command(keep: bool, seed: int | None, as_json: bool) -> None:
         outcome = _live(watching, child, key, directory, seed)
         if as_json:
             click.echo(_encode(_summary(outcome, seed)).decode())
-        show(console, outcome.books, outcome.tally, outcome.comparisons, outcome.verdict, outcome.seconds)
+        show(console, outcome)
         if keep:
             _keep(watching if as_json else console, child, key, directory)
         else:
@@ -116,12 +102,13 @@ def _live(console: Console, child: Child, key: str, directory: str, seed: int) -
         trio.run(driver.live, day)
 
     watch(console, day, work)
+    scene = trio.run(play, child.socket, day.rush, tally)
     seconds = time.monotonic() - started
     client = HttpClient(address, key)
     books = Books(client, day)
     client.close()
     comparisons = compare(tally, books.lines, read_metrics(address), books.unpriced_total)
-    return Outcome(books, tally, comparisons, _verify(directory), seconds)
+    return Outcome(books, tally, scene, [*comparisons, *scene.comparisons], _verify(directory), seconds)
 
 
 def _verify(directory: str) -> Verdict:
@@ -155,6 +142,7 @@ def _summary(outcome: Outcome, seed: int) -> dict[str, Any]:
         "usage": outcome.books.lines,
         "refusals": refusals,
         "unpriced": outcome.books.unpriced,
+        "credits": outcome.scene,
         "comparisons": outcome.comparisons,
         "verify": outcome.verdict,
         "good": outcome.good,

@@ -14,6 +14,7 @@ LANES: Final[tuple[Lane, ...]] = ("http", "socket", "guarded")
 UNKNOWN_MODEL: Final = "umbra-70b-preview"
 RETRY_SHARE: Final = 0.04
 LATE_RETRIES: Final = 60
+RUSH_CALLS: Final = 64
 _LOAD: Final = (2, 1, 1, 1, 1, 2, 4, 7, 11, 14, 15, 15, 13, 14, 15, 15, 13, 11, 9, 8, 7, 6, 4, 3)
 """How busy each hour of the day is, against the others."""
 
@@ -33,6 +34,7 @@ CUSTOMERS: Final = (
     DemoCustomer("hooli", "free", "asks before each chat until its 200,000 tokens are gone"),
     DemoCustomer("umbrella", "scale", "runs a model that no price table knows"),
     DemoCustomer("wayne", None, "chats without a plan"),
+    DemoCustomer("stark", "prepaid", "prepays answers with credits; its agents reserve before they call"),
 )
 
 
@@ -52,12 +54,31 @@ class Call(msgspec.Struct, frozen=True):
     bodies: list[dict[str, Any]]
 
 
+class Rush(msgspec.Struct, frozen=True):
+    """Many agents of one customer who reserve credits at once, when the day is over.
+
+    Attributes:
+        customer: whose agents.
+        feature: what they use.
+        purchase: credits bought just before, as `credits.grant` takes them.
+        estimate: what each reserves, as `reserve` takes it.
+        calls: what each call used in the end, at most what was reserved: events.
+    """
+
+    customer: str
+    feature: str
+    purchase: dict[str, Any]
+    estimate: dict[str, Any]
+    calls: list[dict[str, Any]]
+
+
 class Day(msgspec.Struct, frozen=True):
     """Everything that is sent, in order. `start` and `end` in microseconds UTC."""
 
     start: int
     end: int
     calls: list[Call]
+    rush: Rush
 
     def of(self, lane: Lane) -> list[Call]:
         """Return the calls of a lane, in order."""
@@ -81,10 +102,10 @@ class _Maker:
 
     def day(self) -> Day:
         calls = [*self._acme(), *self._globex(), *self._initech(), *self._hooli()]
-        calls += [*self._umbrella(), *self._wayne()]
+        calls += [*self._umbrella(), *self._wayne(), *self._stark()]
         calls += self._retries(calls)
         calls.sort(key=lambda call: call.at)
-        return Day(self._start, self._end, [*calls, *self._late(calls)])
+        return Day(self._start, self._end, [*calls, *self._late(calls)], self._rush())
 
     # The customers
 
@@ -130,6 +151,34 @@ class _Maker:
         checks = [Call(at, "socket", "check", [params]) for at in self._moments(40)]
         return [*_batches(chats, "http", "batch", 5), *checks]
 
+    def _stark(self) -> list[Call]:
+        asked = [self._answer("stark", at, "gpt-4o-mini", 1) for at in self._moments(40)]
+        return [Call(at, "socket", "consume", [body]) for at, body in asked]
+
+    def _rush(self) -> Rush:
+        """Return agents that reserve four answers each, and what their calls used."""
+        most = 4
+        used = [self._answer("stark", self._end, "gpt-4o", self._whole(1, most))[1] for _ in range(RUSH_CALLS)]
+        return Rush(
+            customer="stark",
+            feature="assistant",
+            purchase={
+                "creditModelKey": "credits",
+                "amount": 400,
+                "grantType": "PURCHASED",
+                "unitPrice": "0.02",
+                "currency": "USD",
+            },
+            estimate={
+                "customerReferenceId": "stark",
+                "featureKey": "assistant",
+                "eventName": "answer",
+                "usageUnits": most,
+                "estimate": {"model": "gpt-4o"},
+            },
+            calls=used,
+        )
+
     # Trouble
 
     def _retries(self, calls: list[Call]) -> list[Call]:
@@ -174,6 +223,12 @@ class _Maker:
             "outputTokens": self._whole(20, 900),
         }
         body = self._event(customer, "chat", at, costInput={"model": self._random.choice(models), **tokens})[1]
+        return at, {**body, "featureKey": "assistant"}
+
+    def _answer(self, customer: str, at: int, model: str, answers: int) -> tuple[int, dict[str, Any]]:
+        """Return an event that counts in answers, each paid for with credits."""
+        tokens = {"inputTokens": self._whole(200, 3_000), "outputTokens": self._whole(100, 900) * answers}
+        body = self._event(customer, "answer", at, usageUnits=answers, costInput={"model": model, **tokens})[1]
         return at, {**body, "featureKey": "assistant"}
 
     def _event(self, customer: str, name: str, at: int, **fields: Any) -> tuple[int, dict[str, Any]]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tallyd.cli.child import Child
 from tallyd.cli.demo_books import Books, totals
+from tallyd.cli.demo_credits import Scene
 from tallyd.cli.demo_day import CUSTOMERS, LANES, Call, Day, Lane
 from tallyd.cli.demo_tally import Comparison, Tally
 from tallyd.model.moments import from_micros
@@ -31,6 +32,22 @@ class Verdict(msgspec.Struct, frozen=True, rename="camel"):
 
     exit_code: int
     report: Any
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Everything the demo found out."""
+
+    books: Books
+    tally: Tally
+    scene: Scene
+    comparisons: list[Comparison]
+    verdict: Verdict
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the counts agree and the books balance."""
+        return self.verdict.exit_code == 0 and all(each.same for each in self.comparisons)
 
 
 def watch(console: Console, day: Day, work: Callable[[Callable[[Lane, Call], None]], None]) -> None:
@@ -52,20 +69,20 @@ def watch(console: Console, day: Day, work: Callable[[Callable[[Lane, Call], Non
         work(on_call)
 
 
-def show(
-    console: Console, books: Books, tally: Tally, comparisons: list[Comparison], verdict: Verdict, seconds: float
-) -> None:
+def show(console: Console, outcome: Outcome) -> None:
     """Print everything."""
+    books, tally = outcome.books, outcome.tally
     console.print(
-        f"\n[bold]{tally.sent:,}[/] events and [bold]{tally.calls:,}[/] requests in {seconds:.1f} s:"
+        f"\n[bold]{tally.sent:,}[/] events and [bold]{tally.calls:,}[/] requests in {outcome.seconds:.1f} s:"
         f" {len(tally.recorded):,} recorded, each once; {tally.duplicates:,} duplicates ignored."
     )
     console.print(_usage_table(books))
     console.print(_explanations_table(books))
+    console.print(_credits_table(outcome.scene))
     console.print(_refusals_table(tally))
     if books.unpriced:
         console.print(_unpriced_table(books))
-    console.print(_verdict_text(comparisons, verdict))
+    console.print(_verdict_text(outcome.comparisons, outcome.verdict))
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -118,6 +135,24 @@ def _explanations_table(books: Books) -> Table:
     return table
 
 
+def _credits_table(scene: Scene) -> Table:
+    title = f"{scene.agents:,} agents of {scene.customer} reserve at once, before they call"
+    table = _table(title, "credits", ">each", ">holds", ">together")
+    each = _plain(scene.hold)
+    table.add_row(f"available, {_plain(scene.bought)} of them just bought", "", "", _plain(scene.available))
+    table.add_row("asked for", each, f"{scene.agents:,}", _plain(scene.agents * scene.hold))
+    table.add_row("held: no more than there is", each, f"{scene.holds:,}", _plain(scene.held))
+    table.add_row("settled at what was used", "", f"{scene.settled:,}", _plain(scene.used))
+    table.add_row("came back", "", "", _plain(scene.came_back))
+    table.add_section()
+    table.add_row("[bold]balance in the end", "", "", f"[bold]{_plain(scene.balance)}")
+    return table
+
+
+def _plain(value: Decimal) -> str:
+    return f"{tidy(value):,f}"
+
+
 def _refusals_table(tally: Tally) -> Table:
     table = _table("What was refused, and why", "customer", "asked for", "reason", ">times")
     for refusal, times in sorted(tally.refusals.items(), key=lambda item: -item[1]):
@@ -153,8 +188,8 @@ def _verdict_text(comparisons: list[Comparison], verdict: Verdict) -> Text:
 
 
 def _words(report: Any) -> str:
-    names = ("events", "charges", "counters", "rollups", "customers")
-    return ", ".join(f"{report[name]:,} {name}" for name in names if name in report)
+    names = ("events", "charges", "counters", "rollups", "credit_entries", "pools", "grants", "holds", "customers")
+    return ", ".join(f"{report[name]:,} {name.replace('_', ' ')}" for name in names if name in report)
 
 
 def _number(value: Decimal | None) -> str:
@@ -215,4 +250,4 @@ def copyable(console: Console, line: str) -> None:
     console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-__all__ = ["Verdict", "show", "show_keep", "show_try", "watch"]
+__all__ = ["Outcome", "Verdict", "show", "show_keep", "show_try", "watch"]

@@ -95,19 +95,26 @@ class Tally:
         return {place: Decimal(_RECOUNT[place[1]](bodies)) for place, bodies in events.items()}
 
 
-def _tokens(bodies: list[dict[str, Any]]) -> int:
-    return sum(body["costInput"]["inputTokens"] + body["costInput"]["outputTokens"] for body in bodies)
+def _answers(bodies: list[dict[str, Any]]) -> int:
+    """Recount the assistant: tokens, or answers where the plan counts those."""
+    return sum(body.get("usageUnits") or _tokens(body["costInput"]) for body in bodies)
+
+
+def _tokens(cost_input: dict[str, Any]) -> int:
+    tokens: int = cost_input["inputTokens"] + cost_input["outputTokens"]
+    return tokens
 
 
 _FEATURE_OF: Final = {
     "api": "api",
     "chat": "assistant",
+    "answer": "assistant",
     "user.active": "seats",
     "storage.measured": "storage",
 }
 _RECOUNT: Final[dict[str, Callable[[list[dict[str, Any]]], int]]] = {
     "api": lambda bodies: sum(body["usageUnits"] for body in bodies),
-    "assistant": _tokens,
+    "assistant": _answers,
     "seats": lambda bodies: len({body["meta"]["user_id"] for body in bodies if body["meta"]["role"] != "guest"}),
     "storage": lambda bodies: max(body["meta"]["gb"] for body in bodies),
 }

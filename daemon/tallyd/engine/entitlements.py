@@ -191,6 +191,10 @@ def with_cover(answer: Entitlement, cover: Cover | None) -> Entitlement:
     refused = cover.short or cover.unsure
     if refused and (answer.allowed or answer.reason is Reason.WOULD_EXCEED_LIMIT):
         return without_credits(answer, cover)
+    if answer.reason is Reason.CREDIT_LIMIT_REACHED and not refused:  # it costs nothing, or comes to nothing
+        exceeds = answer.simulation is not None and answer.simulation.would_exceed_limit
+        reason = Reason.WOULD_EXCEED_LIMIT if exceeds else granted_reason(answer)
+        return msgspec.structs.replace(answer, allowed=not exceeds, reason=reason, cover=cover)
     return msgspec.structs.replace(answer, cover=cover)
 
 

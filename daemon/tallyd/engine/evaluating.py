@@ -8,7 +8,7 @@ from tallyd.engine.credits.covering import Asked, Cover, cover
 from tallyd.engine.credits.passing import as_of
 from tallyd.engine.entitlements import Entitlement
 from tallyd.engine.rating import Marginal
-from tallyd.engine.recording import Terms, cost_of_usage
+from tallyd.engine.terms import Terms, cost_of_usage
 from tallyd.model.event import UsageEvent
 
 

@@ -4,7 +4,6 @@ This is the decision at the heart of tallyd. It reads an account and returns wha
 here, so it may be run again, in a thread, or in a simulation.
 """
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -12,21 +11,19 @@ import msgspec
 
 from tallyd.engine import chain, costs, counting, entitlements, rating
 from tallyd.engine.account import Account, Changes, ChargeRow, Enrolment, EventRow
-from tallyd.engine.costs import Cost, CostRule, PriceBook, Versions
 from tallyd.engine.counting import Count
 from tallyd.engine.credits.burning import Kept
-from tallyd.engine.credits.covering import Asked, Cover, cover, draw
+from tallyd.engine.credits.covering import Asked, Cover, Drawn, cover, draw
 from tallyd.engine.credits.draft import Draft, Numbers
 from tallyd.engine.credits.giving import top_up
 from tallyd.engine.credits.holding import lift, put_down, use_kept
 from tallyd.engine.credits.passing import pass_time
-from tallyd.engine.credits.weights import NO_WEIGHTS, Quote, Weights
 from tallyd.engine.entitlements import Reason
 from tallyd.engine.rating import Marginal, NoPrice
 from tallyd.engine.rollups import rollups_of
-from tallyd.model.catalog import CreditModel
+from tallyd.engine.terms import Terms, cost_of_event
 from tallyd.model.credit_entries import Entry
-from tallyd.model.credits import Hold, HoldStatus, Pool
+from tallyd.model.credits import Hold, HoldStatus
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, plain
@@ -35,35 +32,6 @@ from tallyd.model.problems import Code, Problem, ProblemError
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _NOTHING_PRICED: Final = "{}"
 _UNKNOWN_MODEL: Final = NoPrice.UNKNOWN_MODEL
-
-
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for the whole account, beside the customer's own books.
-
-    Attributes:
-        prices: provider prices known so far.
-        default_cost: the account's default cost model, or None.
-        versions: names of the bases of cost.
-        currency: of revenues sent without a plan, ISO 4217.
-        weights: what usage costs in credits.
-        credit_models: the rules of new pools, by key.
-    """
-
-    prices: PriceBook
-    default_cost: CostRule | None
-    versions: Versions
-    currency: str
-    weights: Weights = NO_WEIGHTS
-    credit_models: Mapping[str, CreditModel] = {}
-
-
-class Drawn(msgspec.Struct, frozen=True, gc=False):
-    """What an event drew from a pool, and what the pool has afterwards."""
-
-    pool: Pool
-    feature: str
-    total: Decimal
-    quote: Quote
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
@@ -371,18 +339,6 @@ def _names_a_counted_feature(event: UsageEvent, counts: list[Count]) -> bool:
 
 def _with_creation(customer: Customer, now: int) -> Customer:
     return msgspec.structs.replace(customer, created_at=now)
-
-
-def cost_of_event(event: UsageEvent, counts: list[Count], terms: Terms) -> Cost:
-    """Return what an event costs us, by the first cost rule of the features it counts in, or the prices known."""
-    return cost_of_usage(event, next((each.feature.cost for each in counts if each.feature.cost), None), terms)
-
-
-def cost_of_usage(event: UsageEvent, rule: CostRule | None, terms: Terms) -> Cost:
-    """Return what an event costs us by a plan's rule, the account's default, or the prices known."""
-    return costs.cost_of(
-        event, rule=rule, default=terms.default_cost, prices=terms.prices, versions=terms.versions
-    )
 
 
 def _revenue(event: UsageEvent, counts: list[Count], *, capped: bool) -> tuple[Decimal | None, str | None]:

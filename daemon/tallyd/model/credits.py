@@ -187,14 +187,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A pool that serves a subscription. A pool without links serves all the customer's subscriptions.
+    """How a subscription draws from a pool. Every pool serves all subscriptions of its customer.
 
     Attributes:
         pool: number of the pool.
         subscription: row number of the subscription.
         customer: row number of the customer.
         priority: lower is drawn first.
-        draw_limit: most credits this subscription may draw from it in one of its periods; None for any.
+        draw_limit: most credits this subscription may draw from it in one of its periods; None for any, 0 for none.
         drawn: credits drawn in the period `drawn_in`.
         drawn_in: start of that period.
         allocated_in: start of the last period whose included credits were granted; -1 before the first.

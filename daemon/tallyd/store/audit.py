@@ -1,22 +1,33 @@
 """Feeding the auditor: the whole of the books, in one consistent view, streamed."""
 
+import heapq
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from tallyd.engine.account import ChargeRow, CounterKey, EventRow, RerateRow, RollupDelta, RollupKey
 from tallyd.engine.audit.auditor import Auditor, Basis, Finding, Findings
+from tallyd.engine.audit.credits import CreditAudit
 from tallyd.engine.catalog import Models, price_plan
+from tallyd.model.credit_entries import Entry
 from tallyd.model.customer import Customer
 from tallyd.model.subscription import Subscription
 from tallyd.store import catalog_rows
 from tallyd.store.accounts import counter_of
+from tallyd.store.audit_streams import Beside, BookShelf
+from tallyd.store.tables import Row
 
 PROGRESS_EVERY = 1_000
+_EVENT_COLUMN: Final = Entry.__struct_fields__.index("event")
+_CAUSED: Final = (
+    "SELECT * FROM credit_entries WHERE event IS NOT NULL AND kind IN ('DEDUCTION', 'HOLD_DRAWN', 'HOLD_CLOSED')"
+    " ORDER BY event, id"
+)
 
 
 class AuditReport(msgspec.Struct, kw_only=True):
@@ -27,6 +38,10 @@ class AuditReport(msgspec.Struct, kw_only=True):
     charges: int
     counters: int
     rollups: int
+    credit_entries: int
+    pools: int
+    grants: int
+    holds: int
     findings: list[Finding]
 
 
@@ -65,8 +80,11 @@ class _Audit:
 
     def run(self, progress: Callable[[int, int], None]) -> AuditReport:
         self._integrity()
-        auditor = Auditor(self._basis(), self._rerates(), self._findings)
-        self._events(auditor, progress)
+        basis, rerates = self._basis(), self._rerates()
+        shelf = BookShelf(self._connection, self._rows, self._findings)
+        auditor = Auditor(basis, rerates, self._findings, shelf)
+        self._replay(auditor, progress)
+        shelf.finish()
         customers = counters = rollups = 0
         for row in self._rows("ledgers", "SELECT * FROM ledgers"):
             customers += 1
@@ -83,15 +101,33 @@ class _Audit:
             rollups += 1
             with self._findings.guard("rollup", row[:7]):
                 auditor.rollup(RollupKey(*row[:7]), _delta(row[7:]))
+        self._credits(auditor.credits)
         auditor.finish()
+        credit = auditor.credits
         return AuditReport(
             customers=customers,
             events=auditor.events,
             charges=auditor.charges,
             counters=counters,
             rollups=rollups,
+            credit_entries=credit.entries,
+            pools=credit.pools,
+            grants=credit.grants,
+            holds=credit.holds,
             findings=self._findings.all,
         )
+
+    def _credits(self, credit: CreditAudit) -> None:
+        """Hand over where credits stand: links, then what is due, then pools, as each needs those before it."""
+        for row in self._rows("pool_links", "SELECT * FROM pool_links"):
+            with self._findings.guard("pool link", f"pool {row[0]} subscription {row[1]}"):
+                credit.link(row)
+        for row in self._rows("credit_dues", "SELECT * FROM credit_dues"):
+            with self._findings.guard("credit due", f"customer {row[0]}"):
+                credit.due(*row)
+        for row in self._rows("pools", "SELECT * FROM pools"):
+            with self._findings.guard("pool", row[0]):
+                credit.pool(row)
 
     def _rows(self, table: str, sql: str) -> Iterator[tuple[Any, ...]]:
         """Read rows; where SQLite cannot read on is a finding."""
@@ -122,10 +158,29 @@ class _Audit:
         for row in self._rows("subscriptions", "SELECT * FROM subscriptions"):
             with self._findings.guard("subscription", row[0]):
                 basis.subscription(Subscription(**dict(zip(Subscription.__struct_fields__, row, strict=True))))
+        self._schedules(basis)
         for row in self._rows("price_versions", "SELECT id, content FROM price_versions"):
             with self._findings.guard("price version", row[0]):
                 basis.price_version(*row)
         return basis
+
+    def _schedules(self, basis: Basis) -> None:
+        for row in self._rows("credit_models", "SELECT * FROM credit_models"):
+            with self._findings.guard("credit model", row[0]):
+                model = catalog_rows.credit_model_of(*row)
+                self._findings.same("credit model", row[0], "the row", row, catalog_rows.credit_model_row(model))
+                self._findings.same("credit model", row[0], "the key inside", model.definition.key, row[0])
+        for row in self._rows("credit_weights", "SELECT * FROM credit_weights"):
+            with self._findings.guard("credit weight", row[0]):
+                weight = catalog_rows.weight_of(*row)
+                self._findings.same("credit weight", row[0], "the row", row, catalog_rows.weight_row(weight))
+                basis.weight(weight)
+        for row in self._rows("credit_prices", "SELECT * FROM credit_prices"):
+            with self._findings.guard("credit price", row[0]):
+                price = catalog_rows.price_of(*row)
+                self._findings.same("credit price", row[0], "the row", row, catalog_rows.price_row(price))
+                basis.price(price)
+        basis.close_weights()
 
     def _plan(self, basis: Basis, row: tuple[Any, ...]) -> None:
         stored = catalog_rows.plan_of(*row)
@@ -142,45 +197,60 @@ class _Audit:
                 rerates.setdefault(row[0], []).append(RerateRow(*row))
         return rerates
 
-    def _events(self, auditor: Auditor, progress: Callable[[int, int], None]) -> None:
+    def _replay(self, auditor: Auditor, progress: Callable[[int, int], None]) -> None:
+        """Hand over events, credit entries and alerts in the order in which they were decided."""
         total = sum(row[0] for row in self._rows("events", "SELECT count(*) FROM events"))
-        charges = _Charges(self._rows("charges", "SELECT * FROM charges ORDER BY event, feature"), self._findings)
-        for row in self._rows("events", "SELECT * FROM events ORDER BY id"):
-            with self._findings.guard("event", row[0]):
-                event = EventRow(*row)
-                auditor.event(event, charges.of(event.id))
+        charges = Beside(
+            self._rows("charges", "SELECT * FROM charges ORDER BY event, feature"), self._stray_charge
+        )
+        caused = Beside(self._rows("credit_entries", _CAUSED), self._stray_entry, place=_EVENT_COLUMN)
+
+        def event(row: Row) -> None:
+            its_charges = [ChargeRow(*each) for each in charges.of(row[0])]
+            auditor.event(EventRow(*row), its_charges, [Entry(*each) for each in caused.of(row[0])])
             if auditor.events % PROGRESS_EVERY == 0:
                 progress(auditor.events, total)
+
+        steps: list[tuple[str, Callable[[Row], None], Iterator[Row]]] = [
+            ("event", event, self._rows("events", "SELECT * FROM events ORDER BY id")),
+            (
+                "credit entry",
+                lambda row: auditor.entry(Entry(*row)),
+                self._rows("credit_entries", "SELECT * FROM credit_entries ORDER BY id"),
+            ),
+            ("outbox", auditor.credits.alert, self._rows("outbox", "SELECT * FROM outbox ORDER BY number")),
+        ]
+        streams = [map(partial(_Step, kind, act), rows) for kind, act, rows in steps]
+        last = 0
+        for step in heapq.merge(*streams, key=_number):
+            number = _number(step)
+            if number == last:
+                self._findings.add(step.kind, number, "another row has the same number")
+            last = number
+            with self._findings.guard(step.kind, number):
+                step.act(step.row)
         charges.finish()
+        caused.finish()
         progress(total, total)
 
-
-class _Charges:
-    """Charges beside their events: both come in order of the event's id."""
-
-    def __init__(self, rows: Iterator[tuple[Any, ...]], findings: Findings) -> None:
-        self._rows = rows
-        self._findings = findings
-        self._next: tuple[Any, ...] | None = next(rows, None)
-
-    def of(self, event: int) -> list[ChargeRow]:
-        charges = []
-        while self._next is not None and self._next[0] <= event:
-            if self._next[0] == event:
-                charges.append(ChargeRow(*self._next))
-            else:
-                self._orphan(self._next)
-            self._next = next(self._rows, None)
-        return charges
-
-    def finish(self) -> None:
-        """Report what comes after the last event."""
-        while self._next is not None:
-            self._orphan(self._next)
-            self._next = next(self._rows, None)
-
-    def _orphan(self, row: tuple[Any, ...]) -> None:
+    def _stray_charge(self, row: Row) -> None:
         self._findings.add("charge", f"event {row[0]} feature {row[2]}", "there is no such event")
+
+    def _stray_entry(self, row: Row) -> None:
+        self._findings.add("credit entry", row[0], f"there is no event {row[_EVENT_COLUMN]}")
+
+
+class _Step(NamedTuple):
+    """A row to hand over, and to whom."""
+
+    kind: str
+    act: Callable[[Row], None]
+    row: Row
+
+
+def _number(step: _Step) -> int:
+    number: int = step.row[0]
+    return number
 
 
 def _delta(row: tuple[int, str, str, str, str, str, int]) -> RollupDelta:

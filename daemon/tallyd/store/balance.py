@@ -3,25 +3,21 @@
 import sqlite3
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 from tallyd.model.money import ZERO
 
 POOLS_A_SCAN: Final = 500
 """Pools looked at in one go, so that a look at all of them holds nobody up."""
 
-_POOL: Final = (
-    "SELECT customer, balance, overage, held, granted, consumed, expired, reversed FROM pools WHERE number = ?"
-)
-_GRANTS: Final = (
-    "SELECT remaining, held FROM grants INDEXED BY grants_alive"
-    " WHERE customer = ? AND remaining <> '0' AND pool = ?"
-)
-_LAST_ENTRY: Final = (
-    "SELECT balance_after, overage_after FROM credit_entries"
-    " WHERE pool = ? AND balance_after IS NOT NULL ORDER BY id DESC LIMIT 1"
-)
-_NO_ENTRY: Final = ("0", "0")
+_POOL: Final = """
+SELECT balance, overage, held, granted, consumed, expired, reversed,
+       (SELECT group_concat(remaining || ' ' || held, ' ') FROM grants INDEXED BY grants_alive
+         WHERE customer = pools.customer AND remaining <> '0' AND pool = pools.number),
+       (SELECT balance_after || ' ' || overage_after FROM credit_entries
+         WHERE pool = pools.number AND balance_after IS NOT NULL ORDER BY id DESC LIMIT 1)
+  FROM pools WHERE number = ?"""
+_NO_ENTRY: Final = "0 0"
 
 
 def unbalanced_pools(connection: sqlite3.Connection, pools: Iterable[int]) -> list[int]:
@@ -46,29 +42,22 @@ def unbalanced_after(connection: sqlite3.Connection, number: int) -> tuple[int |
 
 
 def _balances(connection: sqlite3.Connection, number: int) -> bool:
-    execute = connection.execute
     try:
-        row = execute(_POOL, (number,)).fetchone()
-        if row is None:
-            return False
-        grants = execute(_GRANTS, (row[0], number)).fetchall()
-        last = execute(_LAST_ENTRY, (number,)).fetchone()
-        return _agree(row, grants, last or _NO_ENTRY)
+        row = connection.execute(_POOL, (number,)).fetchone()
+        return row is not None and _agree(row)
     except (sqlite3.Error, ArithmeticError, ValueError, TypeError):
-        return False  # after the commit: the outcome is known, and what it wrote cannot be made sense of
+        return False  # the commit is done, its outcome known; what it wrote cannot be made sense of
 
 
-def _agree(row: tuple[Any, ...], grants: list[tuple[str, str]], last: tuple[str, str]) -> bool:
-    balance, overage, held, granted, consumed, expired, reversed_ = map(Decimal, row[1:])
-    remaining = held_of_grants = ZERO
-    for left, set_aside in grants:
-        part, aside = Decimal(left), Decimal(set_aside)
-        if not ZERO <= aside <= part:
-            return False
-        remaining += part
-        held_of_grants += aside
+def _agree(row: tuple[str | None, ...]) -> bool:
+    *amounts, grants, last = row
+    balance, overage, held, granted, consumed, expired, reversed_ = [Decimal(each or "") for each in amounts]
+    balance_after, overage_after = [Decimal(each) for each in (last or _NO_ENTRY).split(" ")]
+    parts = [Decimal(each) for each in grants.split(" ")] if grants else []
+    remaining, set_aside = parts[::2], parts[1::2]
     return (
-        balance == remaining == granted - consumed - expired + reversed_ == Decimal(last[0])
-        and held == held_of_grants
-        and ZERO <= overage == Decimal(last[1])
+        balance == sum(remaining, ZERO) == granted - consumed - expired + reversed_ == balance_after
+        and held == sum(set_aside, ZERO)
+        and ZERO <= overage == overage_after
+        and all(ZERO <= aside <= left for left, aside in zip(remaining, set_aside, strict=True))
     )

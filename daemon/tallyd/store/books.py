@@ -60,7 +60,8 @@ class ThreadedBooks:
     async def commit(self, rows: Mapping[Table, list[Row]]) -> list[int]:
         """See `Books`. Cancelling the wait does not cancel the commit."""
         with trio.CancelScope(shield=True):
-            return await self._writer.run(sqlite.commit, rows)
+            unbalanced: list[int] = await self._writer.run(sqlite.commit, rows)
+        return unbalanced
 
     async def touch(self) -> None:
         """See `Books`."""

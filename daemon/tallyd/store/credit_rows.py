@@ -189,7 +189,8 @@ class Latest:
         self._grants.update(changes.grants)
         self._links.update(changes.links)
         self._holds.update(changes.holds)
-        self._dues[customer] = (customer, changes.due_at)
+        if changes.due_at is not None:
+            self._dues[customer] = (customer, changes.due_at)
 
     def rows(self) -> dict[Table, list[Row]]:
         """Return the rows to write."""
@@ -226,7 +227,9 @@ class EntryQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         pool: number of the pool.
+        beside: numbers of further pools.
         kinds: kinds of entry.
+        causes: causes of entry.
         start: microseconds UTC, included.
         end: microseconds UTC, not included.
         limit: most entries a page; negative: all.
@@ -234,7 +237,9 @@ class EntryQuery(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pool: int
+    beside: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
     start: int | None = None
     end: int | None = None
     limit: int = 50
@@ -253,11 +258,13 @@ def list_entries(connection: sqlite3.Connection, query: EntryQuery) -> tuple[lis
 
 
 def _where(query: EntryQuery) -> tuple[str, list[Any]]:
-    parts: list[str] = ["pool = ?"]
-    values: list[Any] = [query.pool]
-    if query.kinds:
-        parts.append(f"kind IN ({','.join('?' * len(query.kinds))})")
-        values += query.kinds
+    parts: list[str] = []
+    values: list[Any] = []
+    among = (("pool", (query.pool, *query.beside)), ("kind", query.kinds), ("cause", query.causes))
+    for column, wanted in among:
+        if wanted:
+            parts.append(f"{column} IN ({','.join('?' * len(wanted))})")
+            values += wanted
     for condition, value in (("at >= ?", query.start), ("at < ?", query.end)):
         if value is not None:
             parts.append(condition)
@@ -292,9 +299,12 @@ def pool_by_number(connection: sqlite3.Connection, number: int) -> Pool | None:
 
 
 def pools_of_model(connection: sqlite3.Connection, model: str, limit: int, offset: int) -> list[Pool]:
-    """Return a page of the pools of a credit model, by customer."""
+    """Return a page of the pools of a credit model, by customer: of each the first that is not archived."""
     rows = connection.execute(
-        "SELECT * FROM pools WHERE model_key = ? ORDER BY customer, number LIMIT ? OFFSET ?",
+        "SELECT * FROM pools AS mine WHERE model_key = ? AND NOT archived AND NOT EXISTS"
+        " (SELECT 1 FROM pools WHERE model_key = mine.model_key AND customer = mine.customer"
+        " AND number < mine.number AND NOT archived)"
+        " ORDER BY customer LIMIT ? OFFSET ?",
         (model, limit, offset),
     )
     return [pool_of(row) for row in rows]

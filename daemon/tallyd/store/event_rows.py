@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
@@ -38,6 +39,13 @@ class KnownEvent(msgspec.Struct, frozen=True, gc=False):
     id: int
     customer: int
     body: str
+
+
+class Used(msgspec.Struct, frozen=True, gc=False):
+    """What an event used: units as they count, and the LLM model, if any."""
+
+    units: Decimal
+    model: str | None
 
 
 class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +109,24 @@ def event_by_number(connection: sqlite3.Connection, number: int) -> EventRow | N
     """Return an event by its row number."""
     row = connection.execute("SELECT * FROM events WHERE id = ?", (number,)).fetchone()
     return None if row is None else EventRow(*row)
+
+
+def used_by(connection: sqlite3.Connection, events: Iterable[int]) -> dict[int, Used]:
+    """Return what events used, by row number."""
+    rows = connection.execute(
+        "SELECT events.id, units, model FROM json_each(?) AS wanted CROSS JOIN events ON events.id = wanted.value",
+        (msgspec.json.encode(list(events)).decode(),),
+    )
+    return {number: Used(Decimal(units), model) for number, units, model in rows}
+
+
+def event_keys(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, str]:
+    """Return the idempotency keys of events, by row number."""
+    rows = connection.execute(
+        "SELECT events.id, events.key FROM json_each(?) AS wanted CROSS JOIN events ON events.id = wanted.value",
+        (msgspec.json.encode(list(numbers)).decode(),),
+    )
+    return dict(rows.fetchall())
 
 
 def charges_of(connection: sqlite3.Connection, events: Iterable[int]) -> dict[int, list[ChargeRow]]:

@@ -56,6 +56,9 @@ def _add_exact(columns: Iterable[str], table: str) -> str:
 
 
 CUSTOMERS: Final = Table("customers", _columns("number id reference stripe_id created_at profile"))
+CHANGED_CUSTOMERS: Final = Table(
+    "customers", CUSTOMERS.columns, "ON CONFLICT (number) DO UPDATE SET profile = excluded.profile"
+)
 FEATURES: Final = Table(
     "features",
     _columns("key id name description created_at"),
@@ -166,6 +169,7 @@ OUTBOX: Final = Table("outbox", _columns("number customer type at body"))
 
 IN_ORDER: Final = (
     CUSTOMERS,
+    CHANGED_CUSTOMERS,
     FEATURES,
     METERS,
     PLAN_VERSIONS,

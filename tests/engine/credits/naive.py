@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from math import floor
 
 from tallyd.model.catalog import CreditModel, PlanCredits
@@ -180,6 +181,7 @@ def months_later(moment: int, months: int) -> int:
     raise AssertionError
 
 
+@cache
 def next_recurrence(moment: int, every: str) -> int:
     """Return the first 00:00 UTC of a day, a Monday or a 1st that is later than the instant."""
     day = as_datetime(moment).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -279,14 +281,15 @@ class Books:
 
     def _sum(self, what: str, number: int) -> Decimal:
         """Sum up the entries; as none ever changes, those that were summed up before are not asked again."""
-        for entry in self.entries[self._summed :]:
+        while self._summed < len(self.entries):
+            entry = self.entries[self._summed]
             amount = entry.amount
             self._sums["balance", entry.pool] += amount
             self._sums["overage", entry.pool] += entry.overage
             self._sums[entry.kind, entry.pool] += amount
             for grant, moved in entry.grants:
                 self._sums["grant", grant] += moved
-        self._summed = len(self.entries)
+            self._summed += 1
         return self._sums[what, number]
 
     # Pools
@@ -324,7 +327,6 @@ class Books:
         self.links[pool] = Link(priority, draw_limit, included, self.period(now))
         if self.period(now) >= 0:
             self._allocate(pool, self.period(now), now)
-        self.at(now)  # what was granted for a period long begun may have expired already
 
     def freeze(self, pool: int, now: int) -> None:
         """Freeze: from now on it gives nothing but what is held. An entry of 0."""
@@ -333,6 +335,19 @@ class Books:
     def unfreeze(self, pool: int, now: int) -> None:
         """Unfreeze: it gives again. An entry of 0."""
         self._set_frozen(pool, now, frozen=False)
+
+    def change(self, pool: int, model: CreditModel, now: int) -> None:
+        """Pools: a pool's rules may be changed, for what is to come: recurring credits as well as all others."""
+        kept = self.at(now).pools[pool]
+        if kept.archived:
+            raise Refused("conflict")
+        if model.recurring != kept.model.recurring:
+            kept.recurred_at = now
+        kept.model = model
+        month = as_datetime(now).strftime("%Y-%m")
+        kept.again = None
+        if model.top_up and self._topped_up(pool, month) >= model.top_up.most_a_month:
+            kept.again = next_recurrence(now, "month")
 
     def archive(self, pool: int, now: int) -> None:
         """Archive: only with a balance of 0 and no holds."""
@@ -417,7 +432,7 @@ class Books:
         payment = self._payment(feature, units, max(now, happened), model)
         if self._unpayable(feature, payment):
             raise Refused("credits")
-        return self._record(feature, units, period, payment, waive=False)
+        return self._record(feature, units, period, payment)
 
     def hold(self, feature: str, units: Decimal, ttl: int, now: int, *, model: str | None = None) -> int:
         """Holds: fit under the limit and are priced and paid as an event now, or as far as soft pools can.
@@ -463,9 +478,10 @@ class Books:
                 self._close(kept, HoldStatus.SETTLED, now)
             return Outcome({}, ZERO, ZERO, ZERO, capped=period >= 0, hold=kept.status)
         payment = self._payment(kept.feature, units, max(now, happened), model, out_of=kept)
-        policy = "bill"
+        policy, hard = "bill", None
         if self._unpayable(kept.feature, payment):
-            policy = next(m.on_shortfall for m in self._models(kept.feature) if m.hard_limit)
+            hard = next(p for p in self._serving(kept.feature) if self.pools[p].model.hard_limit)
+            policy = self.pools[hard].model.on_shortfall
         if policy == "refuse":
             raise Refused("credits")
         if kept.status is HoldStatus.HELD:
@@ -474,7 +490,7 @@ class Books:
             kept.units = max(ZERO, kept.units - units)
             if final:
                 self._close(kept, HoldStatus.SETTLED, now)
-        outcome = self._record(kept.feature, units, period, payment, waive=policy == "waive")
+        outcome = self._record(kept.feature, units, period, payment, waived_by=hard if policy == "waive" else None)
         outcome.hold = kept.status
         return outcome
 
@@ -611,8 +627,13 @@ class Books:
         held = [part.amount for part in self._held_parts(pool) if part.grant is None]
         return max(ZERO, rule.limit - self.overage(pool) - sum(held, ZERO))
 
-    def _record(self, feature: str, units: Decimal, period: int, payment: Payment, *, waive: bool) -> Outcome:
-        """P5: enter a deduction per pool drawn, in draw order; bill the rest unless it is waived; top up."""
+    def _record(
+        self, feature: str, units: Decimal, period: int, payment: Payment, *, waived_by: int | None = None
+    ) -> Outcome:
+        """P5: enter a deduction per pool drawn, in draw order; bill the rest; top up.
+
+        What a pool waives is noted in an entry of 0, and not billed.
+        """
         self.usage.append((feature, period, units))
         drawn = {}
         for pool in self._serving(feature):
@@ -620,8 +641,11 @@ class Books:
             if parts:
                 self._deduct(pool, parts, Cause.EVENT)
                 drawn[pool] = sum((part.amount for part in parts), ZERO)
-        self._top_up(list(drawn), self.now)
-        if waive:
+        if waived_by is not None:
+            self._deduct(waived_by, [], Cause.EVENT)
+        look = [*drawn] if waived_by is None or waived_by in drawn else [*drawn, waived_by]
+        self._top_up(look, self.now)
+        if waived_by is not None:
             return Outcome(drawn, payment.covered, ZERO, ZERO)
         return Outcome(drawn, payment.covered, units - payment.covered, payment.price - payment.credited)
 
@@ -630,17 +654,16 @@ class Books:
     def _due(self) -> Iterator[int]:
         """Time: every instant at which something will happen by itself."""
         yield from (hold.expires_at for hold in self.holds if hold.status is HoldStatus.HELD)
-        for number, grant in enumerate(self.grants):
-            if grant.expires_at is not None and self.remaining(number):
-                yield grant.expires_at
+        alive = [number for number, grant in enumerate(self.grants) if grant.expires_at is not None]
+        yield from (self.grants[number].expires_at or 0 for number in alive if self.remaining(number))
         yield from (moment for _, moment in self._next_periods() + self._next_recurrences())
         yield from (pool.again for pool in self.pools if pool.again is not None)
 
     def _happen(self, moment: int) -> None:
         """Time, same instant: holds end, grants expire, periods end, recurring grants, plan credits, top-ups."""
         before = len(self.entries)
-        for hold in self.holds:
-            if hold.status is HoldStatus.HELD and hold.expires_at == moment:
+        for hold in [hold for hold in self.holds if hold.status is HoldStatus.HELD]:
+            if hold.expires_at == moment:
                 self._close(hold, HoldStatus.EXPIRED, moment)
         for grant in range(len(self.grants)):
             if self.grants[grant].expires_at == moment:
@@ -655,12 +678,11 @@ class Books:
         for pool in begun:
             self.links[pool].period += 1
             self._allocate(pool, self.links[pool].period, moment)
-        look = {entry.pool for entry in self.entries[before:] if entry.kind is EntryKind.EXPIRATION}
-        for number, pool in enumerate(self.pools):
-            if pool.again == moment:
-                pool.again = None
-                look.add(number)
-        self._top_up(sorted(look), moment)
+        expired = {entry.pool for entry in self.entries[before:] if entry.kind is EntryKind.EXPIRATION}
+        again = {number for number, pool in enumerate(self.pools) if pool.again == moment}
+        for number in again:
+            self.pools[number].again = None
+        self._top_up(sorted(expired | again), moment)
 
     def _next_periods(self) -> list[tuple[int, int]]:
         """Linked pools, by number, and when the next period starts that was not seen to."""
@@ -684,9 +706,9 @@ class Books:
         included = self.links[pool].included
         if included is None or self.pools[pool].archived:
             return
-        ends = self._default_expiry(pool, self.starts[period])
+        ends = self._default_expiry(pool, moment)
         if included.expires_after_months is not None:
-            ends = months_later(self.starts[period], included.expires_after_months)
+            ends = months_later(moment, included.expires_after_months)
         if self.pools[pool].model.rollover.policy == "NONE":
             ends = min(ends or self.starts[period + 1], self.starts[period + 1])
         kind, priority = GrantType.PLAN_INCLUDED, included.grant_priority
@@ -755,13 +777,19 @@ class Books:
         month = as_datetime(moment).strftime("%Y-%m")
         for pool in pools:
             rule = self.pools[pool].model.top_up
-            mine = [entry for entry in self.entries if (entry.pool, entry.cause) == (pool, Cause.TOP_UP)]
-            done = [entry for entry in mine if as_datetime(entry.at).strftime("%Y-%m") == month]
-            if rule and self.available(pool) < rule.below and len(done) < rule.most_a_month:
+            if rule is None or self.pools[pool].archived:
+                continue
+            done = self._topped_up(pool, month)
+            if self.available(pool) < rule.below and done < rule.most_a_month:
                 ends = self._default_expiry(pool, moment)
                 self._grant(pool, rule.amount, moment, Cause.TOP_UP, GrantType.SYSTEM, 0, ends)
-                if len(done) + 1 == rule.most_a_month:
+                if done + 1 == rule.most_a_month:
                     self.pools[pool].again = next_recurrence(moment, "month")
+
+    def _topped_up(self, pool: int, month: str) -> int:
+        """How often a pool got its top-up in a calendar month."""
+        mine = [entry for entry in self.entries if (entry.pool, entry.cause) == (pool, Cause.TOP_UP)]
+        return sum(as_datetime(entry.at).strftime("%Y-%m") == month for entry in mine)
 
     # Entering
 

@@ -10,22 +10,32 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 from tallyd.api.bounds import TOO_LARGE
 from tallyd.api.http import dodo, retempo, tanso
+from tallyd.api.http.credit_admin import CreditAdmin
 from tallyd.api.http.credit_models import CreditModels
 from tallyd.api.http.credit_schedules import CreditSchedules
+from tallyd.api.http.credits import Credits
+from tallyd.api.http.dodo_balances import DodoBalances
+from tallyd.api.http.dodo_credits import DodoCredits
+from tallyd.api.http.dodo_customers import DodoCustomers
 from tallyd.api.http.dodo_events import DodoEvents
 from tallyd.api.http.dodo_meters import DodoMeters
+from tallyd.api.http.dodo_wallets import DodoWallets
 from tallyd.api.http.entitlements import Entitlements
 from tallyd.api.http.events import Events
 from tallyd.api.http.family import Family, answer
+from tallyd.api.http.holds import Holds
 from tallyd.api.http.replays import Replays
 from tallyd.api.http.retempo import Retempo
 from tallyd.api.http.subscriptions import Subscriptions
 from tallyd.api.http.usage import Usage
 from tallyd.core import Core
+from tallyd.model.event import event_uuid
 from tallyd.model.problems import Code, Problem, ProblemError, not_found
 from tallyd.ops.metrics import CONTENT_TYPE, metrics_page
 
 BODY_TIMEOUT_S: Final = 30
+DODO_PATHS: Final = ("/events", "/meters", "/credit-entitlements", "/customers", "/subscriptions")
+DODO_HANDLERS: Final = (DodoEvents, DodoMeters, DodoCredits, DodoBalances, DodoCustomers, DodoWallets)
 POOLS_NAMED_MAX: Final = 20
 """Pools that /readyz names when the books do not balance."""
 
@@ -40,7 +50,7 @@ def make_app(core: Core, *, ready: Callable[[], bool] = lambda: True) -> QuartTr
     native = Family(core, tanso.render, Replays(core).once)
     for handlers in (Events(core), Entitlements(core), Subscriptions(core), Usage(core)):
         handlers.register(app, native)
-    for credits_ in (CreditModels(core), CreditSchedules(core)):
+    for credits_ in (CreditModels(core), CreditSchedules(core), CreditAdmin(core), Credits(core), Holds(core)):
         credits_.register(app, native)
     _serve_operations(app, core, ready)
     app.before_request(_refuse_too_large)
@@ -51,10 +61,10 @@ def make_app(core: Core, *, ready: Callable[[], bool] = lambda: True) -> QuartTr
 def _serve_dialects(app: QuartTrio, core: Core) -> dict[str, Family]:
     """Serve Dodo's and Retempo's endpoints; return the families by their paths."""
     dodo_family, retempo_family = Family(core, dodo.render), Family(core, retempo.render)
-    DodoEvents(core).register(app, dodo_family)
-    DodoMeters(core).register(app, dodo_family)
+    for handlers in DODO_HANDLERS:
+        handlers(core).register(app, dodo_family)
     Retempo(core).register(app, retempo_family)
-    return {"/events": dodo_family, "/meters": dodo_family, retempo.EVENTS: retempo_family}
+    return {**dict.fromkeys(DODO_PATHS, dodo_family), retempo.EVENTS: retempo_family}
 
 
 async def _refuse_too_large() -> None:

@@ -30,6 +30,9 @@ PRECISION: Final = 4
 
 TANSO: Final = "tanso"
 _FLAT: Final = {"rolloverPolicy": "policy", "rolloverCap": "cap"}
+_FIXED: Final = ("key", "denomination", "charge", "currency")
+"""What a pool's credits are: they would not be the same if it changed."""
+
 _decode = Decoder(dict[str, Any])
 _decode_model = Decoder(CreditModel)
 
@@ -91,6 +94,36 @@ def read_model(sent: dict[str, Any], features: frozenset[str]) -> CreditModel:
     if not isinstance(fields.get("denomination"), str):
         raise invalid("denomination", "is required, such as TOKENS")
     fields.setdefault("key", fields["denomination"].lower())
+    return _checked(fields, flat, features)
+
+
+def change_model(model: CreditModel, sent: dict[str, Any], features: frozenset[str]) -> CreditModel:
+    """Return a pool's rules with those of its fields that were sent; null takes one back to its default.
+
+    Raises:
+        ProblemError: names the field.
+    """
+    for name in _FIXED:
+        if name in sent:
+            raise invalid(name, "cannot be changed; open a pool of another credit model")
+    fields: dict[str, Any] = msgspec.to_builtins(model, builtin_types=(Decimal,))
+    flat = {name: sent[name] for name in _FLAT if sent.get(name) is not None}
+    if flat and "rollover" in sent:
+        raise invalid(next(iter(flat)), "is sent beside rollover; send one of them")
+    if flat:
+        rollover = {**fields.get("rollover", {}), **{_FLAT[name]: value for name, value in flat.items()}}
+        if rollover["policy"] != "CAPPED" and "rolloverCap" not in flat:
+            rollover.pop("cap", None)
+        fields["rollover"] = rollover
+    for name, value in sent.items():
+        if name not in _FLAT and value is None:
+            fields.pop(_snake_key(name), None)
+        elif name not in _FLAT:
+            fields[_snake_key(name)] = _snake(value)
+    return _checked(fields, flat, features)
+
+
+def _checked(fields: dict[str, Any], flat: dict[str, Any], features: frozenset[str]) -> CreditModel:
     try:
         definition: CreditModel = _decode_model(encode(fields))
     except ProblemError as error:

@@ -94,7 +94,7 @@ class Family:
         """Answer with a problem."""
         status, body = self._render(problem)
         response = answer(body, status)
-        if STATUS[problem.code] == CONFLICT:
+        if status == CONFLICT:
             response.headers["x-should-retry"] = "false"  # SDKs retry a 409 unless told not to (CONTRACTS 2.1)
         if problem.code in (Code.RATE_LIMITED, Code.UNAVAILABLE):
             response.headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -82,6 +82,20 @@ def transport_key() -> str | None:
     return key
 
 
+def request_key() -> str | None:
+    """Return a key for what this request makes, from its `Idempotency-Key` and its path; None without the header.
+
+    So it is made once, even if the daemon dies before the answer is kept for replay.
+
+    Raises:
+        ProblemError: not 1 to 255 characters.
+    """
+    key = transport_key()
+    if key is None:
+        return None
+    return f"{KEY_SPACE}:{sha256(f'{request.method} {request.path} {key}'.encode()).hexdigest()}"
+
+
 def _again(replay: Replay) -> Response:
     response = answer(None, replay.status)
     response.set_data(replay.content.encode())

@@ -6,10 +6,12 @@ from typing import Any
 from quart import Response
 from quart_trio import QuartTrio
 
+from tallyd.api.credit_views import allocation_view
 from tallyd.api.http import tanso
 from tallyd.api.http.family import Family, body_bytes
 from tallyd.api.subscribing import subscribe
 from tallyd.core import Core
+from tallyd.model.catalog import PlanCredits
 from tallyd.model.moments import iso
 from tallyd.model.problems import not_found
 
@@ -60,8 +62,12 @@ class Subscriptions:
                 "billingTiming": plan.billing_timing,
             },
             "features": [{**self._feature(each.feature), **pricing_view(each.pricing)} for each in plan.features],
-            "creditAllocations": [],
+            "creditAllocations": [self._allocation(each) for each in plan.credits],
         }
+
+    def _allocation(self, included: PlanCredits) -> dict[str, Any]:
+        model = self._core.catalogue.credits.stored[included.credit_model]
+        return allocation_view(included, model.definition, model.id)
 
     def _feature(self, key: str) -> dict[str, Any]:
         feature = self._core.catalogue.features[key]

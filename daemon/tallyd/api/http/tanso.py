@@ -44,7 +44,9 @@ def render(problem: Problem) -> tuple[int, Any]:
         code, message = Code.VALIDATION_FAILED, f"Malformed request body: {message}"
     elif code is Code.VALIDATION_FAILED:
         message = f"Validation failed: {message}"
+    elif code is Code.DUPLICATE_KEY:  # of credits; keys of events are answered with 409 (CONTRACTS 1.2)
+        code = Code.VALIDATION_FAILED
     error = {"code": code, "message": message}
     if problem.detail is not None:
         error["detail"] = problem.detail
-    return STATUS[problem.code], {"success": False, "error": error}
+    return STATUS[code], {"success": False, "error": error}

@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 from tallyd.actors.messages import Introduce
 from tallyd.actors.worker import all_inline
 from tallyd.api import entitling
+from tallyd.api.credit_views import pool_view
 from tallyd.api.http import tanso
 from tallyd.api.http.family import Family, body_bytes, instant_parameter, whole_parameter
 from tallyd.api.subscribing import subscription_view
@@ -17,6 +18,7 @@ from tallyd.api.wire import Decoder
 from tallyd.core import Core
 from tallyd.engine import statements
 from tallyd.engine.account import Account
+from tallyd.engine.credits.passing import as_of
 from tallyd.engine.events import check_identifier
 from tallyd.model.customer import Customer
 from tallyd.model.moments import HOUR_US, hour_of, iso
@@ -80,6 +82,7 @@ class Usage:
         view["subscriptions"] = [
             subscription_view(each.subscription, each.plan, now) for each in account.enrolments
         ]
+        view["creditPools"] = [pool_view(pool) for pool in as_of(account, now).all_pools()]
         return tanso.success(view)
 
     async def usage(self, reference: str) -> Response:
@@ -90,9 +93,20 @@ class Usage:
             "asOf": iso(at),
             "position": account.position,
             "subscriptions": statements.usage_view(account, at),
-            "creditPools": [],
+            "creditPools": self._pools(account),
         }
         return tanso.success(view)
+
+    def _pools(self, account: Account) -> list[dict[str, Any]]:
+        """Return the pools that are open now, with how fast they are used and what a credit costs to buy."""
+        now, prices = self._core.clock.now(), self._core.catalogue.credits.prices
+        views = []
+        for pool in as_of(account, now).all_pools():
+            if not pool.archived:
+                price = prices.current(pool.model.key, now)
+                sold = {"pricePerCredit": price and price.price, "currency": price and price.currency}
+                views.append({**statements.burn_view(pool, now), **sold})
+        return views
 
     async def charges(self, reference: str) -> Response:
         """Explain the charges of the period that contains `at` (default now), step by step."""

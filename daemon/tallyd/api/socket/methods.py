@@ -10,6 +10,7 @@ from tallyd import __version__
 from tallyd.actors.messages import Rerate
 from tallyd.api import commands, consuming, entitling
 from tallyd.api.entitling import EntitlementView
+from tallyd.api.socket.credit_methods import CreditMethods
 from tallyd.api.subscribing import subscribe
 from tallyd.api.wire import Decoder
 from tallyd.clock import new_uuid
@@ -64,6 +65,7 @@ class Methods:
             "keys.create": ("admin", self.create_key),
             "catalog.reload": ("admin", self.reload),
             "rerate": ("admin", self.rerate),
+            **CreditMethods(core).table,
         }
 
     def check_at_once(self, params: msgspec.Raw) -> EntitlementView | None:

@@ -6,8 +6,9 @@ checked under a guard: damage is a finding that names the row, and the next row 
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import Final
 
 import msgspec
 
@@ -15,14 +16,21 @@ from tallyd.engine import chain
 from tallyd.engine.account import ChargeRow, Counter, CounterKey, EventRow, RerateRow, RollupDelta, RollupKey
 from tallyd.engine.audit.basis import Basis
 from tallyd.engine.audit.charges import ChargeAudit
+from tallyd.engine.audit.credits import CreditAudit
+from tallyd.engine.audit.deductions import Paid
 from tallyd.engine.audit.findings import Finding, Findings
 from tallyd.engine.audit.rerates import RerateAudit
 from tallyd.engine.audit.rollups import RollupSums
+from tallyd.engine.audit.wallet import Shelf
 from tallyd.engine.counting import main_feature
 from tallyd.engine.rating import NoPrice
 from tallyd.engine.rerating import event_of
+from tallyd.model.credit_entries import Entry
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, plain
+
+_Chained = EventRow | RerateRow | Entry
+_NAMES: Final = {EventRow: "event", Entry: "credit entry"}
 
 
 class _Ledger:
@@ -35,15 +43,27 @@ class _Ledger:
 
 
 class Auditor:
-    """Give it every event in order of its id, then what the books say; it reports what does not follow.
+    """Give it events and credit entries in order of their ids, then what the books say; it reports what is wrong.
 
     Args:
-        basis: customers, plans, subscriptions and price versions.
+        basis: customers, plans, subscriptions, price versions and weights.
         rerates: re-ratings by customer, in order of position.
         findings: where it reports.
+        shelf: rows that the replay of credits looks up.
+
+    Attributes:
+        credits: the audit of pools, grants, links and holds.
+        events: events seen.
+        charges: charges seen.
     """
 
-    def __init__(self, basis: Basis, rerates: Mapping[int, list[RerateRow]], findings: Findings) -> None:
+    def __init__(
+        self,
+        basis: Basis,
+        rerates: Mapping[int, list[RerateRow]],
+        findings: Findings,
+        shelf: Shelf | None = None,
+    ) -> None:
         self._basis = basis
         self._findings = findings
         self._waiting = dict(rerates)
@@ -52,31 +72,56 @@ class Auditor:
         self._rollups = RollupSums()
         every = (row for rows in rerates.values() for row in rows)
         self._rerates = RerateAudit(every, basis, self._charges, self._rollups, findings)
+        self.credits = CreditAudit(basis, findings, shelf)
         self.events = 0
         self.charges = 0
 
-    # Events
+    # Events and entries
 
-    def event(self, row: EventRow, charges: list[ChargeRow]) -> None:
-        """Check one event and its charges, and add them to the running sums."""
+    def event(self, row: EventRow, charges: list[ChargeRow], caused: Sequence[Entry] = ()) -> None:
+        """Check one event and its charges, and add them to the running sums.
+
+        Args:
+            row: the event.
+            charges: its charges.
+            caused: the entries that come after it because of it.
+        """
         self.events += 1
         self.charges += len(charges)
         with self._findings.guard("event", row.id):
-            self._event(row, charges)
+            self._event(row, charges, caused)
 
-    def _event(self, row: EventRow, charges: list[ChargeRow]) -> None:
-        ledger = self._ledger(row.customer)
-        while ledger.rerates and ledger.rerates[0].position < row.position:
+    def entry(self, entry: Entry) -> None:
+        """Check one credit entry, and play it."""
+        place = ("credit entry", entry.id)
+        with self._findings.guard(*place):
+            ledger = self._reach(entry.customer, entry.position)
+            self._extend(ledger, entry.customer, entry.position, entry, place)
+        with self._findings.guard(*place):
+            self.credits.entry(entry)
+
+    def _reach(self, customer: int, position: int) -> _Ledger:
+        """Return a customer's ledger, gone through its re-ratings up to a position."""
+        ledger = self._ledger(customer)
+        while ledger.rerates and ledger.rerates[0].position < position:
             self._rerate(ledger, ledger.rerates.popleft())
+        return ledger
+
+    def _event(self, row: EventRow, charges: list[ChargeRow], caused: Sequence[Entry]) -> None:
+        ledger = self._reach(row.customer, row.position)
         row, charges = self._rerates.as_first(row, charges)
-        self._extend(ledger, row.customer, row.position, row.id, msgspec.structs.astuple(row)[:-1], row.chain)
+        where = f"customer {row.customer} position {row.position}"
+        self._extend(ledger, row.customer, row.position, row, ("ledger", where))
+        with self._findings.guard("event", row.id):
+            self.credits.event(row, charges)
         event = event_of(row)
         with self._findings.guard("event", row.id):
             self._basis.check_owner(row)
             self._basis.check_enrolled(row, event, charges)
         with self._findings.guard("event", row.id):
             self._check_event(row, event, charges)
-        self._charges.event(row, event, charges)
+        paid = Paid(caused, self._basis.weights, self.credits.pools_of(row.customer), self._findings)
+        self._charges.event(row, event, charges, paid)
         self._rollups.add(row, event, charges)
 
     def _ledger(self, customer: int) -> _Ledger:
@@ -86,19 +131,15 @@ class Auditor:
         return ledger
 
     def _extend(
-        self,
-        ledger: _Ledger,
-        customer: int,
-        position: int,
-        event: int,
-        fields: tuple[object, ...],
-        link: bytes,
+        self, ledger: _Ledger, customer: int, position: int, row: _Chained, place: tuple[str, object]
     ) -> None:
         where = f"customer {customer} position {position}"
         self._findings.same("ledger", where, "position", position, ledger.position + 1)
-        if chain.link(ledger.chain, fields) != link:
-            message = f"the row of event {event} was changed, or one before it: the chain breaks"
-            self._findings.add("ledger", where, message)
+        *fields, link = msgspec.structs.astuple(row)
+        if chain.link(ledger.chain, tuple(fields)) != link:
+            name = f"event {row.event}" if isinstance(row, RerateRow) else f"{_NAMES[type(row)]} {row.id}"
+            message = f"the row of {name} was changed, or one before it: the chain breaks at {where}"
+            self._findings.add(*place, message)
         ledger.position = position
         ledger.chain = link
 
@@ -124,8 +165,8 @@ class Auditor:
 
     def _rerate(self, ledger: _Ledger, rerate: RerateRow) -> None:
         with self._findings.guard("ledger", f"customer {rerate.customer} position {rerate.position}"):
-            fields = msgspec.structs.astuple(rerate)[:-1]
-            self._extend(ledger, rerate.customer, rerate.position, rerate.event, fields, rerate.chain)
+            where = f"customer {rerate.customer} position {rerate.position}"
+            self._extend(ledger, rerate.customer, rerate.position, rerate, ("ledger", where))
             self._rerates.rerate(rerate)
 
     # What the books say
@@ -160,9 +201,10 @@ class Auditor:
     def finish(self) -> None:
         """Report what the events explain but the books do not have."""
         for customer in (*self._ledgers, *self._waiting):
-            self._findings.add("ledger", f"customer {customer}", "has events or re-ratings but no ledger")
+            self._findings.add("ledger", f"customer {customer}", "has events or entries but no ledger")
         self._rerates.finish()
         self._charges.finish()
+        self.credits.finish()
         for rollup in self._rollups.left():
             self._findings.add("rollup", tuple(rollup), "is missing")
 

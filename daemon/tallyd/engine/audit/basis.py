@@ -8,6 +8,8 @@ import msgspec
 from tallyd.engine.account import ChargeRow, EventRow
 from tallyd.engine.audit.findings import Findings
 from tallyd.engine.costs import CostRule, CostSource, version_id
+from tallyd.engine.credits.prices import Price, price_id
+from tallyd.engine.credits.weights import NO_WEIGHTS, Weight, Weights, weight_id
 from tallyd.engine.events import customer_ref, decode_body
 from tallyd.engine.rating import PricedFeature, PricedPlan
 from tallyd.model.customer import Customer, CustomerRef, RefKind
@@ -28,6 +30,8 @@ class Basis:
         self._plans: dict[tuple[str, int], PricedPlan] = {}
         self._subscriptions: dict[int, Subscription] = {}
         self._prices: dict[int, CostRule | TokenPrices] = {}
+        self._weights: list[Weight] = []
+        self.weights = NO_WEIGHTS
 
     def customer(self, customer: Customer) -> None:
         """Take a customer; its id must be the one that its names lead to."""
@@ -65,9 +69,42 @@ class Basis:
         self._findings.same("price version", number, "the content's number", version_id(content), number)
         self._prices[number] = _read_basis(content)
 
+    def weight(self, row: Weight) -> None:
+        """Take a scheduled weight; its id must be its content's hash."""
+        self._findings.same("credit weight", row.id, "the content's id", weight_id(row), row.id)
+        self._check_published("credit weight", row)
+        self._weights.append(row)
+
+    def price(self, row: Price) -> None:
+        """Check a scheduled price of credits; its id must be its content's hash."""
+        self._findings.same("credit price", row.id, "the content's id", price_id(row), row.id)
+        self._check_published("credit price", row)
+
+    def _check_published(self, kind: str, row: Weight | Price) -> None:
+        always = row.effective_from == 0  # the catalog's first weights hold for all time
+        if row.created_at <= 0 or not (always or row.created_at <= row.effective_from):
+            message = f"created_at is {row.created_at!r}, should be at most {row.effective_from!r}"
+            self._findings.add(kind, row.id, message)
+
+    def close_weights(self) -> None:
+        """Say that all weights were given."""
+        self.weights = Weights(self._weights)
+
     def subscription_of(self, charge: ChargeRow) -> Subscription | None:
         """Return the subscription a charge names."""
         return self._subscriptions.get(charge.subscription)
+
+    def subscription_numbered(self, number: int) -> Subscription | None:
+        """Return a subscription by its row number."""
+        return self._subscriptions.get(number)
+
+    def plan_of(self, subscription: Subscription) -> PricedPlan | None:
+        """Return the plan that a subscription is on."""
+        return self._plans.get((subscription.plan_key, subscription.plan_version))
+
+    def knows(self, customer: int) -> bool:
+        """Whether there is such a customer."""
+        return customer in self._customers
 
     def feature(self, charge: ChargeRow, version: int) -> PricedFeature | None:
         """Return the feature a charge names, as a version of its plan has it."""

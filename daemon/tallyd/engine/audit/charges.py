@@ -9,6 +9,7 @@ import msgspec
 from tallyd.engine import rating
 from tallyd.engine.account import EMPTY, LIFETIME, ChargeRow, Counter, CounterKey, EventRow
 from tallyd.engine.audit.basis import Basis
+from tallyd.engine.audit.deductions import Billed, Paid, later_quantity
 from tallyd.engine.audit.findings import Findings
 from tallyd.engine.counting import bearer_of_sent, is_capped
 from tallyd.engine.metering import difference
@@ -32,13 +33,15 @@ class ChargeAudit:
 
     # Charges
 
-    def event(self, row: EventRow, event: UsageEvent, charges: list[ChargeRow]) -> None:
-        """Check an event's charges, as they were first, and move the counters."""
+    def event(self, row: EventRow, event: UsageEvent, charges: list[ChargeRow], paid: Paid) -> None:
+        """Check an event's charges, as they were first, and move the counters. `paid`: what credits paid of it."""
         moved: dict[str, list[CounterKey]] = {}
         for charge in charges:
             with self._findings.guard("charge", _place(charge)):
                 self._basis.check_charge(row, charge)
-                moved[charge.feature] = self._charge(row, event, charge)
+                moved[charge.feature] = self._charge(row, event, charge, paid)
+        with self._findings.guard("event", row.id):
+            paid.finish()
         capped = bool(charges) and not any(moved.values())
         self._findings.same("event", row.id, "capped", bool(row.capped), capped)
         if event.revenue_amount is not None:
@@ -50,7 +53,7 @@ class ChargeAudit:
         counter = self._counters[customer, key]
         self._counters[customer, key] = msgspec.structs.replace(counter, sent=counter.sent + revenue)
 
-    def _charge(self, row: EventRow, event: UsageEvent, charge: ChargeRow) -> list[CounterKey]:
+    def _charge(self, row: EventRow, event: UsageEvent, charge: ChargeRow, paid: Paid) -> list[CounterKey]:
         """Check a charge and move its counters; return which: none where a cap was reached."""
         where, same = _place(charge), self._findings.same
         feature = self._basis.feature(charge, charge.plan_version)
@@ -66,7 +69,8 @@ class ChargeAudit:
             keys.insert(0, CounterKey(charge.subscription, charge.feature, LIFETIME))
         counter = self._counters.get((row.customer, keys[0]), EMPTY)
         same("charge", where, "used_before", charge.used_before, plain(counter.used))
-        units, capped = self._recount(row.customer, keys[0], feature, event, counter)
+        settles = paid.settles  # what a hold had set aside is never past a cap
+        units, capped = self._recount(row.customer, keys[0], feature, event, counter, settles=settles)
         same("charge", where, "units", charge.units, plain(units))
         if capped:
             self._check_unrated(charge, "0")
@@ -79,13 +83,20 @@ class ChargeAudit:
         for key in keys:
             self._counters[row.customer, key] = _rated(self._counters[row.customer, key], quantity, amount)
         if event.revenue_amount is None:
-            self._check_amount(row, event, feature, charge, counter, quantity)
+            self._check_amount(row, event, feature, charge, counter, paid)
         else:
             self._check_unrated(charge, None)
         return keys
 
     def _recount(
-        self, customer: int, key: CounterKey, feature: PricedFeature, event: UsageEvent, counter: Counter
+        self,
+        customer: int,
+        key: CounterKey,
+        feature: PricedFeature,
+        event: UsageEvent,
+        counter: Counter,
+        *,
+        settles: bool,
     ) -> tuple[Decimal, bool]:
         """Return the units an event adds, and whether a cap keeps them from counting."""
         meter = feature.meter
@@ -94,7 +105,7 @@ class ChargeAudit:
             units = rating.units_of(feature, event)
         else:
             units = difference(meter, event, value=counter.used, latest_at=counter.latest_at, seen=seen)
-        if is_capped(feature, counter, units):
+        if not settles and is_capped(feature, counter, units):
             return ZERO, True
         if meter is not None and meter.aggregation == "unique":
             self._seen.setdefault((customer, key), set()).add(str(meter.reading(event)))
@@ -115,17 +126,30 @@ class ChargeAudit:
         feature: PricedFeature,
         charge: ChargeRow,
         counter: Counter,
-        quantity: dict[str, Decimal],
+        paid: Paid,
     ) -> None:
         where, same = _place(charge), self._findings.same
         cost = None if row.cost is None else Decimal(row.cost)
-        should = rating.quantity_of(feature, event, Decimal(charge.units), cost)
-        same("charge", where, "quantity", quantity, should)
+        units = Decimal(charge.units)
+        whole = rating.quantity_of(feature, event, units, cost)
+        deductions = paid.take(charge.feature)
+        left = paid.billed(whole, deductions) if deductions else Billed(whole)
+        quantity = _decode_quantity(charge.quantity)
+        same("charge", where, "quantity", quantity, left.rest)
         before = {dimension: counter.rated[dimension] for dimension in quantity if dimension in counter.rated}
         same("charge", where, "before", _decode_quantity(charge.before), before)
-        if charge.no_price is None:
-            amount, _ = rating.marginal(feature, counter.rated, quantity)
-            same("charge", where, "amount", charge.amount, None if amount is None else plain(amount))
+        by_units = bool(deductions) and paid.check_quote(row, event, feature, units, deductions)
+        if left.settled:
+            same("charge", where, "amount", charge.amount, "0")
+            same("charge", where, "no_price", charge.no_price, None)
+        elif charge.no_price is None:
+            amount, _ = rating.marginal(feature, counter.rated, left.rest)
+            if deductions and not by_units:
+                same("credit entry", deductions[0].entry.id, "charge", deductions[0].details.charge, amount)
+            if left.waived:
+                same("charge", where, "credited", left.credited, amount or ZERO)
+            should = None if amount is None else plain(amount - left.credited if deductions else amount)
+            same("charge", where, "amount", charge.amount, "0" if left.waived else should)
         else:
             NoPrice(charge.no_price)  # an unknown one is damage
             same("charge", where, "amount", charge.amount, None)
@@ -144,12 +168,12 @@ class ChargeAudit:
             return ZERO
         quantity = _decode_quantity(new.quantity)
         cost = None if row.cost is None else Decimal(row.cost)
-        should = rating.quantity_of(counting, event, Decimal(charge.units), cost)
-        same("charge", where, "re-rated quantity", quantity, should)
+        known = _decode_quantity(old.quantity)
+        whole = rating.quantity_of(counting, event, Decimal(charge.units), cost)
+        same("charge", where, "re-rated quantity", quantity, later_quantity(whole, known))
         if new.amount is not None:
             amount, _ = rating.marginal(feature, _decode_quantity(charge.before), quantity)
             same("charge", where, "re-rated amount", new.amount, None if amount is None else plain(amount))
-        known = _decode_quantity(old.quantity)
         added = {dimension: value for dimension, value in quantity.items() if dimension not in known}
         earned = Decimal(new.amount or 0) - Decimal(old.amount or 0)
         for start in (LIFETIME, charge.period_start):

@@ -11,7 +11,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: `event`, `charge`, `counter`, `seen value`, `rollup`, `ledger`, `customer`, `subscription`, `plan`,
-            `meter`, `price version` or `file`.
+            `meter`, `price version`, `credit entry`, `pool`, `grant`, `pool link`, `hold`, `credit due`,
+            `outbox`, `credit model`, `credit weight`, `credit price` or `file`.
         where: which one.
         message: what stands there and what should.
     """

@@ -41,7 +41,7 @@ class CreditChanges(msgspec.Struct, kw_only=True, gc=False):
         holds: new states, by number.
         links: new states, by (pool, subscription).
         alerts: what goes on the outbox.
-        due_at: when time alone changes something next; may be early, never late.
+        due_at: when time alone changes something next; may be early, never late. None: as before.
     """
 
     entries: list[Entry] = []
@@ -50,7 +50,7 @@ class CreditChanges(msgspec.Struct, kw_only=True, gc=False):
     holds: dict[int, Hold] = {}
     links: dict[LinkKey, Link] = {}
     alerts: list[Alert] = []
-    due_at: int = NEVER
+    due_at: int | None = None
 
 
 class CreditBook:
@@ -58,7 +58,7 @@ class CreditBook:
 
     Attributes:
         pools: all pools, by number, in order of opening.
-        grants: by pool and number, those with something left.
+        grants: by pool and number, in order, those with something left.
         holds: open ones, by number.
         links: by (pool, subscription).
         closed: how holds ended lately, by number: what is not open and not here ended longer ago.
@@ -83,7 +83,10 @@ class CreditBook:
         for number, grant in changes.grants.items():
             held = self.grants.setdefault(grant.pool, {})
             if grant.remaining:
+                comes_back = number not in held and bool(held) and number < next(reversed(held))
                 held[number] = grant
+                if comes_back:  # a reversal fills a grant again: it is as old as ever
+                    self.grants[grant.pool] = dict(sorted(held.items()))
             else:
                 held.pop(number, None)
         for number, hold in changes.holds.items():
@@ -94,7 +97,8 @@ class CreditBook:
             else:
                 self._remember(hold)
         self.links.update(changes.links)
-        self.due_at = changes.due_at
+        if changes.due_at is not None:
+            self.due_at = changes.due_at
 
     def _remember(self, hold: Hold) -> None:
         if len(self.closed) >= CLOSED_REMEMBERED:

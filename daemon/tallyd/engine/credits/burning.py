@@ -37,7 +37,7 @@ class Take(NamedTuple):
 
     def of(self, grant: int) -> Decimal:
         """Return what it takes of one grant, or of the overage."""
-        return sum((part.amount for part in self.parts if part.grant == grant), ZERO)
+        return sum([part.amount for part in self.parts if part.grant == grant], ZERO)
 
 
 def serving(draft: Draft, enrolment: Enrolment, feature: PricedFeature) -> list[Server]:
@@ -48,12 +48,9 @@ def serving(draft: Draft, enrolment: Enrolment, feature: PricedFeature) -> list[
     """
     if feature.meter is not None and feature.meter.aggregation == "last":
         return []
+    number = enrolment.subscription.number
     found = [
-        Server(pool, link)
-        for pool in draft.all_pools()
-        if _pays_for(pool, feature)
-        for link in (_link_of(draft, pool, enrolment.subscription.number),)
-        if link is not _NOT_LINKED
+        Server(pool, draft.link(pool.number, number)) for pool in draft.all_pools() if _pays_for(pool, feature)
     ]
     if len(found) > 1:
         found.sort(key=_draw_order)
@@ -64,20 +61,9 @@ def _pays_for(pool: Pool, feature: PricedFeature) -> bool:
     model = pool.model
     if pool.archived or model.charge == "nothing":
         return False
-    if feature.credit_model is not None:
-        return feature.credit_model == model.key
+    if feature.credit_model not in (None, model.key):
+        return False
     return not model.features or feature.key in model.features
-
-
-_NOT_LINKED = Link(pool=0, subscription=0, customer=0)
-
-
-def _link_of(draft: Draft, pool: Pool, subscription: int) -> Link | None:
-    """Return the pool's link; None when it serves all subscriptions; `_NOT_LINKED` when it serves others."""
-    link = draft.link(pool.number, subscription)
-    if link is None and any(each.pool == pool.number for each in draft.all_links()):
-        return _NOT_LINKED
-    return link
 
 
 def _draw_order(server: Server) -> tuple[bool, int, int]:
@@ -130,24 +116,26 @@ def take_free(
         beside: what it gives already.
     """
     pool = draft.pool(server.pool.number)
-    taken = beside or Take(pool.number, [], ZERO)
-    left = wanted = min(wanted, allowance(draft, server) - taken.total)
+    taken = {} if beside is None else {part.grant: part.amount for part in beside.parts}
+    left = wanted = min(wanted, allowance(draft, server) - sum(taken.values(), ZERO))
     parts: list[HoldPart] = []
     if pool.frozen or left <= ZERO:
         return Take(pool.number, parts, ZERO)
     for grant in _in_order(draft, pool, outlive):
-        free = grant.free - taken.of(grant.number) if grant.live_at(at) else ZERO
-        given = min(left, free)
+        if not grant.live_at(at):
+            continue
+        given = min(left, grant.free - taken.get(grant.number, ZERO))
         if given > ZERO:
             parts.append(HoldPart(pool.number, grant.number, given))
             left -= given
             if not left:
-                break
+                return Take(pool.number, parts, wanted)
     headroom = pool.headroom
-    given = left if headroom is None else min(left, headroom - taken.of(OVERAGE))
+    given = left if headroom is None else min(left, headroom - taken.get(OVERAGE, ZERO))
     if given > ZERO:
         parts.append(HoldPart(pool.number, OVERAGE, given))
-    return Take(pool.number, parts, _sum(parts))
+        left -= given
+    return Take(pool.number, parts, wanted - left)
 
 
 def _in_order(draft: Draft, pool: Pool, outlive: int) -> list[Grant]:
@@ -160,7 +148,7 @@ def _in_order(draft: Draft, pool: Pool, outlive: int) -> list[Grant]:
 
 
 def _sum(parts: list[HoldPart]) -> Decimal:
-    return sum((part.amount for part in parts), ZERO)
+    return sum([part.amount for part in parts], ZERO)
 
 
 def together(left: Take, right: Take) -> Take:
@@ -195,12 +183,18 @@ def allowance(draft: Draft, server: Server) -> Decimal:
 _ANY = Decimal("Infinity")
 
 
-def period_start(draft: Draft, subscription: int) -> int:
-    """Return the start of a subscription's period that contains the draft's instant."""
+def period_start(draft: Draft, subscription: int, moment: int | None = None) -> int:
+    """Return the start of a subscription's period that contains an instant, or else the draft's."""
+    moment = draft.now if moment is None else moment
     for each in draft.account.enrolments:
         if each.subscription.number == subscription:
-            return each.period_at(max(draft.now, each.subscription.starts_at)).start
+            return each.period_at(max(moment, each.subscription.starts_at)).start
     return -1
+
+
+def same_period(draft: Draft, subscription: int, moment: int) -> bool:
+    """Whether an instant is in the same period of the subscription as the draft's."""
+    return period_start(draft, subscription, moment) == period_start(draft, subscription)
 
 
 def draw(
@@ -234,9 +228,9 @@ def draw(
 
 
 def count_drawn(draft: Draft, pool: int, subscription: int, amount: Decimal) -> None:
-    """Count credits towards a link's draw limit; a negative amount gives them back."""
+    """Count credits towards a link's draw limit, which may come later; a negative amount gives them back."""
     link = draft.link(pool, subscription)
-    if link is None or link.draw_limit is None:
+    if link is None or not amount:
         return
     start = period_start(draft, subscription)
     drawn = link.drawn if link.drawn_in == start else ZERO

@@ -17,6 +17,7 @@ from tallyd.engine.credits.draft import Draft, json_text
 from tallyd.engine.credits.weights import Quote, Weights
 from tallyd.engine.rating import Marginal, NoPrice, PricedFeature
 from tallyd.model.credit_entries import DeductionDetails
+from tallyd.model.credits import Pool
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, share
 
@@ -55,6 +56,15 @@ class Cover(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def uncovered(cls, rest: dict[str, Decimal], amount: Decimal | None, no_price: NoPrice | None) -> "Cover":
         """Return usage that no credits pay for: the plan bills all of it."""
         return cls(quote=Quote(charge=ZERO), given=[], rest=rest, amount=amount, no_price=no_price)
+
+
+class Drawn(msgspec.Struct, frozen=True, gc=False):
+    """What an event drew from a pool, and what the pool has afterwards."""
+
+    pool: Pool
+    feature: str
+    total: Decimal
+    quote: Quote
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -152,6 +162,8 @@ def _take(
 
 def _split(quantity: dict[str, Decimal], takes: list[Take], charge: Decimal) -> list[Given]:
     """Say which part of the quantities each pool pays for: in proportion, and together exactly what is paid."""
+    if len(takes) == 1 and takes[0].total == charge:
+        return [Given(take=takes[0], covered=quantity)]
     given, paid = [], ZERO
     covered = dict.fromkeys(quantity, ZERO)
     for take in takes:

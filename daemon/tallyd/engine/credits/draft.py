@@ -12,7 +12,8 @@ import msgspec
 
 from tallyd.engine import chain
 from tallyd.engine.account import Account
-from tallyd.engine.credits.book import NEVER, Alert, CreditBook, CreditChanges, LinkKey
+from tallyd.engine.credits.alerts import alerts_of
+from tallyd.engine.credits.book import CreditBook, CreditChanges, LinkKey
 from tallyd.model.credit_entries import Cause, Entry, EntryKind
 from tallyd.model.credits import OVERAGE, Grant, GrantTerms, Hold, HoldPart, HoldStatus, Link, Pool
 from tallyd.model.money import ZERO, plain
@@ -167,8 +168,8 @@ class Draft:
         self._in_event = True
 
     def note_due(self, moment: int | None) -> None:
-        """Note an instant at which time alone will change something."""
-        if moment is not None and moment < self.due_at:
+        """Note an instant at which time alone will change something; what is due by now has been done."""
+        if moment is not None and self.now < moment < self.due_at:
             self.due_at = moment
 
     def put_pool(self, pool: Pool) -> None:
@@ -302,13 +303,23 @@ class Draft:
 
     def _check(self, pool: Pool, amount: Decimal, deltas: Sequence[Delta]) -> None:
         """Check that the movement balances, and the pool after it (P3)."""
-        left = sum((grant.remaining for grant in self.grants_of(pool.number)), ZERO)
+        left = self._left(pool.number)
         totals = pool.granted - pool.consumed - pool.expired + pool.reversed
-        moved = sum((delta for _, delta in deltas), ZERO)
+        moved = sum([delta for _, delta in deltas], ZERO)
         if not (moved == amount and pool.balance == left == totals and pool.overage >= ZERO):
             raise BooksError(
                 f"pool {pool.number} would have {pool.balance}, its grants {left}, its totals {totals}"
             )
+
+    def _left(self, pool: int) -> Decimal:
+        """Return what the grants of a pool have left together."""
+        held, left = self.base.grants.get(pool, {}), ZERO
+        for number, grant in held.items():
+            left += (self.grants.get(number) or grant).remaining
+        for number, grant in self.grants.items():
+            if grant.pool == pool and number not in held:
+                left += grant.remaining
+        return left
 
     def note(
         self,
@@ -371,14 +382,15 @@ class Draft:
         for hold in self.holds.values():
             if hold.status is HoldStatus.HELD:
                 due_at = min(due_at, hold.terms.expires_at)
+        as_before = due_at == self.base.due_at and self.account.credits is not None
         changes = CreditChanges(
             entries=[*entries, *after],
             pools=self.pools,
             grants=self.grants,
             holds=self.holds,
             links=self.links,
-            alerts=self._alerts(),
-            due_at=due_at,
+            alerts=alerts_of(self.base.pools, self.pools, self.account.customer.number, self.now, self._number),
+            due_at=None if as_before else due_at,
         )
         return changes, position, link
 
@@ -396,36 +408,9 @@ class Draft:
             entries.append(Entry(*(*fields, link)))
         return entries, position, link
 
-    def _alerts(self) -> list[Alert]:
-        """Say which balances fell below their mark, or to nothing."""
-        alerts = []
-        for number, after in self.pools.items():
-            before = self.base.pools.get(number)
-            if before is None or after.balance >= before.balance:
-                continue
-            mark = after.model.low_at
-            if not after.balance:
-                alerts.append(self._alert("credit.depleted", after))
-            elif mark is not None and after.balance < mark <= before.balance:
-                alerts.append(self._alert("credit.balance_low", after))
-        return alerts
-
-    def _alert(self, kind: str, pool: Pool) -> Alert:
-        body = {
-            "pool": pool.number,
-            "creditModel": pool.model.key,
-            "denomination": pool.model.denomination,
-            "balance": text(pool.balance),
-            "threshold": None if pool.model.low_at is None else text(pool.model.low_at),
-        }
-        return Alert(self._number(), self.account.customer.number, kind, self.now, json_text(body))
-
 
 def _units(hold: Hold | None, feature: str, period_start: int) -> Decimal:
     if hold is None or hold.status is not HoldStatus.HELD:
         return ZERO
     mine = (each for each in hold.units if each.feature == feature and each.period_start == period_start)
     return sum((each.units for each in mine), ZERO)
-
-
-__all__ = ["NEVER", "BooksError", "Delta", "Draft", "Numbers", "json_text", "text"]

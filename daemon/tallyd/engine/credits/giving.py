@@ -7,7 +7,7 @@ import msgspec
 
 from tallyd.engine.credits.draft import Draft
 from tallyd.model.credit_entries import Cause, EntryKind
-from tallyd.model.credits import Grant, GrantTerms, GrantType
+from tallyd.model.credits import Grant, GrantTerms, GrantType, Pool
 from tallyd.model.moments import DAY_US
 from tallyd.model.periods import calendar_month
 from tallyd.model.problems import Code, Problem, ProblemError
@@ -59,15 +59,27 @@ def give(
 
 
 def top_up(draft: Draft, pool_number: int, at: int) -> None:
-    """Grant the pool's threshold top-up when what is available is below its mark."""
+    """Grant the pool's threshold top-up when what is available is below its mark.
+
+    Once the month's number is used up, the pool is looked at again when the next month begins.
+    """
     pool = draft.pool(pool_number)
     rule = pool.model.top_up
-    if rule is None or pool.archived or pool.frozen or pool.available >= rule.below:
+    if rule is None or pool.archived or pool.available >= rule.below:
         return
     month = calendar_month(at).start
     times = pool.topped_up if pool.topped_up_in == month else 0
     if times >= rule.most_a_month:
-        draft.note_due(calendar_month(at).end)
         return
-    draft.put_pool(_replace(pool, topped_up=times + 1, topped_up_in=month))
+    pool = _replace(pool, topped_up=times + 1, topped_up_in=month)
+    draft.put_pool(pool)
+    draft.note_due(next_look(pool))
     give(draft, pool_number, rule.amount, GrantTerms(type=GrantType.SYSTEM), Cause.TOP_UP, at=at)
+
+
+def next_look(pool: Pool) -> int | None:
+    """Return when a pool whose top-ups of a month are used up is looked at again, or was; None: they are not."""
+    rule = pool.model.top_up
+    if rule is None or pool.archived or pool.topped_up < rule.most_a_month:
+        return None
+    return calendar_month(pool.topped_up_in).end

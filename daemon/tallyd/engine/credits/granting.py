@@ -12,7 +12,7 @@ import msgspec
 from tallyd.engine.account import Enrolment
 from tallyd.engine.credits import burning, passing
 from tallyd.engine.credits.draft import Draft, json_text
-from tallyd.engine.credits.giving import conflict, short_of, top_up
+from tallyd.engine.credits.giving import conflict, next_look, short_of, top_up
 from tallyd.model.catalog import CreditModel, PlanCredits
 from tallyd.model.credit_entries import Cause, DeductionDetails, Entry, EntryKind
 from tallyd.model.credits import Grant, Link, Pool
@@ -106,19 +106,27 @@ def change_pool(
         raise conflict(f"the pool still has {plain(pool.balance)} credits; deduct them first, then archive it")
     terms = PoolTerms(name=name or pool.name, model=model or pool.model, archived=bool(archived))
     changed = _replace(pool, name=terms.name, model=terms.model, archived=terms.archived, modified_at=draft.now)
+    if terms.model.recurring != pool.model.recurring:
+        changed = _replace(changed, recurred_at=draft.now)  # what recurs begins now, not when the pool was opened
     draft.put_pool(changed)
     draft.note(EntryKind.POOL_CHANGED, Cause.MANUAL, at=draft.now, pool=pool.number, details=json_text(terms))
     if terms.model.recurring is not None:
         draft.note_due(passing.next_recurrence(changed))
+    draft.note_due(next_look(changed))
 
 
 def link_pool(
     draft: Draft, pool: Pool, enrolment: Enrolment, *, priority: int, draw_limit: Decimal | None
 ) -> Link:
-    """Let a pool serve a subscription, or change how it does.
+    """Say how a subscription draws from a pool, or change it.
 
     Credits the plan includes begin with the period that the subscription is in, or with its start.
+
+    Raises:
+        ProblemError: the pool is archived.
     """
+    if pool.archived:
+        raise conflict("the pool is archived")
     subscription = enrolment.subscription
     held = draft.link(pool.number, subscription.number)
     link = held or Link(pool=pool.number, subscription=subscription.number, customer=pool.customer)
@@ -285,6 +293,6 @@ def _give_back(
         draft.note_due(grant.terms.expires_at)
         if grant.remaining and not grant.live_at(draft.now):
             passing.expire(draft, grant, grant.remaining, Cause.EXPIRY, draft.now)
-    if subscription is not None:
+    if subscription is not None and burning.same_period(draft, subscription, entry.written_at):
         burning.count_drawn(draft, pool.number, subscription, -(back + added))
     return number

@@ -16,14 +16,14 @@ import msgspec
 from tallyd.engine.account import Account, Enrolment
 from tallyd.engine.credits.book import NEVER
 from tallyd.engine.credits.draft import Draft
-from tallyd.engine.credits.giving import give, top_up
+from tallyd.engine.credits.giving import give, next_look, top_up
 from tallyd.engine.credits.holding import close
 from tallyd.model.catalog import PlanCredits, Rollover
 from tallyd.model.credit_entries import Cause, EntryKind
 from tallyd.model.credits import Grant, GrantTerms, GrantType, HoldStatus, Link, Pool
 from tallyd.model.moments import DAY_US, from_micros, to_micros
 from tallyd.model.money import ZERO, floor_to
-from tallyd.model.periods import add_months, calendar_month
+from tallyd.model.periods import add_months
 
 _UNWRITTEN: Final = 1 << 62
 """Numbers of what is only thought of."""
@@ -65,14 +65,17 @@ def pass_time(draft: Draft) -> None:
         known = set(draft.grants)
         for follows in act[due[1]](draft, due):
             heapq.heappush(dues, follows)
-        for number in draft.grants.keys() - known:
-            expires_at = draft.grants[number].terms.expires_at
-            if expires_at is not None:
-                heapq.heappush(dues, (expires_at, _GRANT, number, draft.grants[number].pool))
         if not dues or dues[0][0] > due[0]:  # the instant is over: what came with it is there
             for pool in sorted(draft.expired):
                 top_up(draft, pool, due[0])
+                again = next_look(draft.pool(pool))
+                if again is not None and again > due[0]:
+                    heapq.heappush(dues, (again, _TOP_UP, pool, 0))
             draft.expired.clear()
+        for number in draft.grants.keys() - known:  # top-ups expire, too
+            expires_at = draft.grants[number].terms.expires_at
+            if expires_at is not None:
+                heapq.heappush(dues, (expires_at, _GRANT, number, draft.grants[number].pool))
     draft.due_at = dues[0][0] if dues else NEVER
 
 
@@ -84,9 +87,9 @@ def _dues(draft: Draft) -> list[_Due]:
             dues += [] if expires_at is None else [(expires_at, _GRANT, grant.number, pool.number)]
         if pool.model.recurring is not None and not pool.archived:
             dues.append((next_recurrence(pool), _RECURRING, pool.number, 0))
-        rule = pool.model.top_up
-        if rule is not None and pool.available < rule.below and pool.topped_up >= rule.most_a_month:
-            dues.append((calendar_month(pool.topped_up_in).end, _TOP_UP, pool.number, 0))
+        again = next_look(pool)
+        if again is not None and again >= draft.base.due_at:  # else it was looked at when that was due
+            dues.append((again, _TOP_UP, pool.number, 0))
     for link in draft.all_links():
         dues.extend(_next_period(draft, link))
     return dues
@@ -233,7 +236,7 @@ def allocate(draft: Draft, enrolment: Enrolment, link: Link, at: int) -> None:
     terms = GrantTerms(
         type=GrantType.PLAN_INCLUDED,
         priority=included.grant_priority,
-        expires_at=_included_until(included, pool, period.start, period.end),
+        expires_at=_included_until(included, pool, at, period.end),
         subscription=link.subscription,
         period_start=period.start,
     )
@@ -245,13 +248,16 @@ def included_credits(enrolment: Enrolment, pool: Pool) -> PlanCredits | None:
     return next((each for each in enrolment.plan.credits if each.credit_model == pool.model.key), None)
 
 
-def _included_until(included: PlanCredits, pool: Pool, start: int, end: int) -> int | None:
-    """Return when included credits end: by the plan, and with NONE at the period's end at the latest."""
+def _included_until(included: PlanCredits, pool: Pool, given: int, end: int) -> int | None:
+    """Return when included credits end: by the plan, and with NONE at the period's end at the latest.
+
+    Their life begins when they are given, so that what a late subscriber gets has not expired already.
+    """
     ends = []
     if included.expires_after_months is not None:
-        ends.append(add_months(start, included.expires_after_months))
+        ends.append(add_months(given, included.expires_after_months))
     elif pool.model.expires_after_days is not None:
-        ends.append(start + pool.model.expires_after_days * DAY_US)
+        ends.append(given + pool.model.expires_after_days * DAY_US)
     if pool.model.rollover.policy == "NONE":
         ends.append(end)
     return min(ends, default=None)
@@ -262,8 +268,8 @@ def _included_until(included: PlanCredits, pool: Pool, start: int, end: int) -> 
 
 def _top_up_again(draft: Draft, due: _Due) -> list[_Due]:
     """Look at a pool again whose top-ups of last month were used up."""
-    at, _, number, _ = due
-    top_up(draft, number, at)
+    _, _, number, _ = due
+    draft.expired.add(number)  # once, when the instant is over
     return []
 
 
