@@ -26,6 +26,7 @@ from tallyd.store.tables import Row, Table
 from tallyd.store.writer import Writer
 
 CATALOG: Final = "catalog"
+DODO: Final = "dodo"
 _NAMESPACE: Final = uuid.UUID("f4b2d1a6-0c55-5f0e-8b1b-6a1f4c7d2e93")
 
 
@@ -127,7 +128,9 @@ class CreditCatalogue:
         """
         async with self._changing:
             denomination = model.definition.denomination
-            if any(other.definition.denomination == denomination for other in self.listed()):
+            if any(
+                other.definition.denomination == denomination for other in self.listed() if other.source != DODO
+            ):
                 raise _taken("denomination", f"another credit model counts in {denomination}")
             if model.key in self.stored:
                 raise _taken("key", f"{model.key!r} is the key of another credit model, which may be deleted")

@@ -12,11 +12,11 @@ from tallyd.engine import entitlements, rating
 from tallyd.engine.account import Account, Changes
 from tallyd.engine.counting import Count
 from tallyd.engine.credits.covering import Asked, Cover, cover
-from tallyd.engine.credits.draft import Draft, Numbers, json_text
+from tallyd.engine.credits.draft import Draft, Numbers
 from tallyd.engine.rating import Marginal
 from tallyd.engine.recording import Denied, Recording
 from tallyd.engine.terms import Terms, cost_of_event
-from tallyd.model.credit_entries import Cause, EntryKind
+from tallyd.model.credit_entries import Cause, EntryKind, json_text
 from tallyd.model.credits import HeldUnits, Hold, HoldPart, HoldTerms
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO

@@ -161,6 +161,7 @@ class CreditModel(_Definition, frozen=True, kw_only=True):
             `currency`; `nothing`, the pool is drawn by deductions only (a wallet).
         hard_limit: usage that the pools cannot pay for is refused; else it is billed by the plan.
         features: what pools of this kind pay for; empty: all features of the plan.
+        only_named: they pay for nothing but plan features that name this model as their `credit_model`.
         precision: digits after the decimal point that a charge is rounded to, half up; absent: exact.
         burn_order: `expiry`: by priority, then earliest expiry, then age. `fifo`: by age.
         draw_priority: pools with a lower one are drawn first.
@@ -181,6 +182,7 @@ class CreditModel(_Definition, frozen=True, kw_only=True):
     charge: Literal["units", "price", "nothing"] = "units"
     hard_limit: bool = True
     features: list[str] = []
+    only_named: bool = False
     precision: int | None = None
     burn_order: Literal["expiry", "fifo"] = "expiry"
     draw_priority: int = 0

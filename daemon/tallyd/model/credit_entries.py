@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from tallyd.model.money import ZERO
+from tallyd.model.money import ZERO, plain
+
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 class EntryKind(StrEnum):
@@ -127,3 +129,13 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     key: str | None
     details: str
     chain: bytes
+
+
+def json_text(value: Any) -> str:
+    """Return the canonical JSON of an entry's details."""
+    return _encode(value).decode()
+
+
+def text(value: Decimal) -> str:
+    """Write an amount as the books keep it; zero is always `0`."""
+    return plain(value) if value else "0"

@@ -194,7 +194,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         subscription: row number of the subscription.
         customer: row number of the customer.
         priority: lower is drawn first.
-        draw_limit: most credits this subscription may draw from it in one of its periods; None for any, 0 for none.
+        draw_limit: most credits the subscription may draw in one of its periods; None for any, 0 for none.
         drawn: credits drawn in the period `drawn_in`.
         drawn_in: start of that period.
         allocated_in: start of the last period whose included credits were granted; -1 before the first.
@@ -285,3 +285,10 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def credits(self) -> Decimal:
         """Credits still set aside."""
         return sum((part.amount for part in self.parts), ZERO)
+
+    def units_of(self, feature: str, period_start: int) -> Decimal:
+        """Units still set aside of one counter's limit."""
+        if self.status is not HoldStatus.HELD:
+            return ZERO
+        mine = (each for each in self.units if each.feature == feature and each.period_start == period_start)
+        return sum((each.units for each in mine), ZERO)

@@ -46,7 +46,7 @@ def _balances(connection: sqlite3.Connection, number: int) -> bool:
         row = connection.execute(_POOL, (number,)).fetchone()
         return row is not None and _agree(row)
     except (sqlite3.Error, ArithmeticError, ValueError, TypeError):
-        return False  # the commit is done, its outcome known; what it wrote cannot be made sense of
+        return False  # what was written cannot be made sense of: that is the finding
 
 
 def _agree(row: tuple[str | None, ...]) -> bool:

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from tallyd.engine.credits.book import Alert, CreditBook, CreditChanges, book_of
-from tallyd.engine.credits.draft import text
 from tallyd.model.catalog import CreditModel
-from tallyd.model.credit_entries import Entry
+from tallyd.model.credit_entries import Entry, text
 from tallyd.model.credits import Grant, GrantTerms, HeldUnits, Hold, HoldPart, HoldStatus, HoldTerms, Link, Pool
 from tallyd.store import tables
 from tallyd.store.tables import Row, Table

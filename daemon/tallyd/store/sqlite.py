@@ -66,8 +66,9 @@ def commit(connection: sqlite3.Connection, rows: Mapping[Table, list[Row]]) -> l
         some = rows.get(table)
         if some:
             write_rows(connection, table, some)
+    unbalanced = unbalanced_pools(connection, [row[0] for row in rows.get(tables.POOLS, ())])
     connection.execute("COMMIT")
-    return unbalanced_pools(connection, [row[0] for row in rows.get(tables.POOLS, ())])
+    return unbalanced
 
 
 def touch(connection: sqlite3.Connection) -> None:

@@ -144,10 +144,10 @@ ROLLUPS: Final = Table(
 CREDIT_ENTRIES: Final = Table("credit_entries", Entry.__struct_fields__)
 
 
-def _latest(name: str, columns: str, key: str) -> Table:
-    """Return a table whose rows keep their last value."""
+def _latest(name: str, columns: str, key: str, fixed: str = "") -> Table:
+    """Return a table whose rows keep their last value; what is fixed, its indexes are left alone."""
     every = _columns(columns)
-    changing = (column for column in every if column not in key.split(","))
+    changing = (column for column in every if column not in key.split(",") and column not in fixed.split())
     return Table(name, every, f"ON CONFLICT ({key}) DO UPDATE SET {_replace(changing)}")
 
 
@@ -156,12 +156,19 @@ POOLS: Final = _latest(
     "number customer model_key model name balance overage held overage_held granted consumed expired reversed"
     " frozen archived opened_at modified_at recurred_at topped_up topped_up_in",
     "number",
+    "customer model_key opened_at",
 )
-GRANTS: Final = _latest("grants", "number pool customer amount remaining held created_at terms", "number")
+GRANTS: Final = _latest(
+    "grants",
+    "number pool customer amount remaining held created_at terms",
+    "number",
+    "pool customer amount created_at terms",
+)
 POOL_LINKS: Final = _latest(
     "pool_links",
     "pool subscription customer priority draw_limit drawn drawn_in allocated_in",
     "pool,subscription",
+    "customer",
 )
 HOLDS: Final = _latest("holds", "number customer status opened_at closed_at parts units event key terms", "number")
 CREDIT_DUES: Final = _latest("credit_dues", "customer due_at", "customer")

@@ -7,6 +7,7 @@ from typing import Any
 import dodopayments
 import httpx
 import pytest
+import trio
 from dodopayments.types.subscription_retrieve_credit_usage_response import Item
 
 from harness import Running, running
@@ -46,9 +47,24 @@ def catalog(behavior: str) -> str:
     return MODEL % behavior + PLAN % (INCLUDED, 1)
 
 
-async def use(daemon: Running, units: str, key: str = "k") -> httpx.Response:
+async def pays(daemon: Running, **features: str) -> str:
+    """Put a customer on a plan whose features are paid for by entitlements made here; return the subscription."""
+    lines = [f'[[features]]\nkey = "{feature}"' for feature in features]
+    lines.append('[[plans]]\nkey = "prepaid"\nname = "Prepaid"')
+    for feature, entitlement in features.items():
+        name, _, units = entitlement.partition("/")
+        lines.append(f'[[plans.features]]\nfeature = "{feature}"\npricing = {{ model = "included" }}')
+        lines.append(f'credit_model = "{name}"\nunits_per_credit = {units or 1}')
+    path = daemon.core.config.catalog
+    assert path is not None
+    await trio.Path(path).write_text("\n".join(lines), encoding="utf-8")
+    await daemon.core.reload_catalog()
+    return await daemon.subscribe("ann", "prepaid")
+
+
+async def use(daemon: Running, units: str, key: str = "k", feature: str = "tokens") -> httpx.Response:
     """Record usage."""
-    body = {"eventName": "prompt", "customerReferenceId": "ann", "featureKey": "tokens", "usageUnits": units}
+    body = {"eventName": "prompt", "customerReferenceId": "ann", "featureKey": feature, "usageUnits": units}
     return await daemon.http.post("/api/v1/client/events", json={**body, "eventIdempotencyKey": key})
 
 
@@ -114,9 +130,8 @@ class TestOverage:
             assert len(written) == 3 + len(rows)  # two periods' credits and one event's
 
     async def test_over_the_api(self, tmp_path: Path) -> None:
-        """Credits of an entitlement made here pay for usage, with its overage; a linked period's end resets it."""
-        async with running(tmp_path, catalog=PLAN % ("", 1)) as daemon:
-            subscription = await daemon.subscribe("ann", "prepaid")
+        """Credits of an entitlement made here pay for features that name it; a period's end resets overage."""
+        async with running(tmp_path, catalog="") as daemon:
             made = await daemon.dodo.credit_entitlements.create(
                 name="Prompts",
                 unit="prompts",
@@ -127,6 +142,7 @@ class TestOverage:
                 price_per_unit="0.02",
                 currency="USD",
             )
+            subscription = await pays(daemon, tokens=made.id)
             entry = await daemon.dodo.credit_entitlements.balances.create_ledger_entry(
                 "ann", credit_entitlement_id=made.id, entry_type="credit", amount="10"
             )
@@ -157,22 +173,37 @@ class TestOverage:
 
     async def test_without_overage_or_limit(self, tmp_path: Path) -> None:
         """Where overage is off, or without a limit, there is no headroom to tell and no limit to reach."""
-        async with running(tmp_path, catalog=PLAN % ("", 1)) as daemon:
-            subscription = await daemon.subscribe("ann", "prepaid")
+        async with running(tmp_path, catalog="") as daemon:
             rules: Body = {"unit": "u", "precision": 0, "rollover_enabled": False}
             off = await daemon.dodo.credit_entitlements.create(name="Off", overage_enabled=False, **rules)
             unlimited = await daemon.dodo.credit_entitlements.create(
                 name="Unlimited", overage_enabled=True, price_per_unit="1", currency="USD", **rules
             )
+            subscription = await pays(daemon, few=off.id, many=unlimited.id)
             for made in (off, unlimited):
                 await daemon.dodo.credit_entitlements.balances.create_ledger_entry(
                     "ann", credit_entitlement_id=made.id, entry_type="credit", amount="1"
                 )
-            assert (await use(daemon, "1000")).status_code == 201
+            assert (await use(daemon, "1", "a", "few")).status_code == 201
+            assert (await use(daemon, "1", "b", "few")).status_code == 409
+            assert (await use(daemon, "999", "c", "many")).status_code == 201
             items = (await daemon.dodo.subscriptions.retrieve_credit_usage(subscription)).items
             seen = [(item.overage_enabled, item.overage, item.overage_limit, item.limit_reached) for item in items]
             assert seen == [(False, "0", None, False), (True, "998", None, False)]
             assert [item.remaining_headroom for item in items] == [None, None]
+
+    async def test_a_feature_that_names_no_entitlement(self, tmp_path: Path) -> None:
+        """Credits made here pay for no feature that does not name them: its usage is the plan's affair."""
+        async with running(tmp_path, catalog=PLAN % ("", 1)) as daemon:
+            await daemon.subscribe("ann", "prepaid")
+            made = await daemon.dodo.credit_entitlements.create(
+                name="Off", unit="u", precision=0, rollover_enabled=False, overage_enabled=False
+            )
+            await daemon.dodo.credit_entitlements.balances.create_ledger_entry(
+                "ann", credit_entitlement_id=made.id, entry_type="credit", amount="1"
+            )
+            assert (await use(daemon, "5")).status_code == 201
+            assert await ledger(daemon, made.id) == [("credit_added", "1", "1", "0")]
 
     async def test_unknown_subscription(self, daemon: Running) -> None:
         """The credit usage of no subscription is 404, in Dodo's shape."""
@@ -194,19 +225,20 @@ class TestMetered:
     @pytest.mark.parametrize("made_here", [True, False], ids=["api", "catalog"])
     async def test_units_per_credit(self, tmp_path: Path, *, made_here: bool) -> None:
         """At 1,000 tokens a credit, 1,500 tokens are 1.5 credits, and the ledger names the event."""
-        text = PLAN % ("", 1000) if made_here else MODEL % "carry_deficit" + PLAN % (INCLUDED, 1000)
+        text = "" if made_here else MODEL % "carry_deficit" + PLAN % (INCLUDED, 1000)
         async with running(tmp_path, catalog=text) as daemon:
-            subscription = await daemon.subscribe("ann", "prepaid")
             if made_here:
                 name = (
                     await daemon.dodo.credit_entitlements.create(
                         name="Credits", unit="credits", precision=2, rollover_enabled=False, overage_enabled=False
                     )
                 ).id
+                subscription = await pays(daemon, tokens=f"{name}/1000")
                 await daemon.dodo.credit_entitlements.balances.create_ledger_entry(
                     "ann", credit_entitlement_id=name, entry_type="credit", amount="100"
                 )
             else:
+                subscription = await daemon.subscribe("ann", "prepaid")
                 name = (await usage_of(daemon, subscription)).credit_entitlement_id
             assert (await use(daemon, "1500", "prompt-1")).status_code == 201
             balances = daemon.dodo.credit_entitlements.balances

@@ -26,6 +26,8 @@ from tallyd.model.problems import ProblemError, invalid, not_found
 from tallyd.store.catalog_rows import StoredCreditModel
 
 PRECISION: Final = 4
+RESERVED: Final = ("cde_", "wallet:")
+"""How keys begin of models that Dodo's API makes."""
 """Digits after the decimal point of a charge, unless said otherwise: upstream's numeric(18,4)."""
 
 TANSO: Final = "tanso"
@@ -130,6 +132,8 @@ def _checked(fields: dict[str, Any], flat: dict[str, Any], features: frozenset[s
         problem = error.problem
         raise invalid(_wire_name(problem.field or "body", flat), problem.message) from None
     check_identifier("key", definition.key)
+    if definition.key.startswith(RESERVED):
+        raise invalid("key", f"must not begin with {' or '.join(RESERVED)}")
     for place, message in model_issues(definition, features):
         raise invalid(_wire_name(place, flat), message)
     return definition

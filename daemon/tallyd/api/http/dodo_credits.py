@@ -227,6 +227,7 @@ def read_entitlement(key: str, sent: EntitlementInput) -> CreditModel:
         denomination=sent.unit.strip()[:DENOMINATION_CHARACTERS_MAX].strip(),
         precision=sent.precision,
         burn_order="fifo",
+        only_named=True,
         expires_after_days=sent.expires_after_days,
         rollover=_rollover(sent),
         overage=_overage(sent),

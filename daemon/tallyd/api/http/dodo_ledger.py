@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tallyd.engine.credits.draft import text
-from tallyd.model.credit_entries import Cause, Entry, EntryKind
+from tallyd.model.credit_entries import Cause, Entry, EntryKind, text
 from tallyd.model.credits import Grant, GrantType, Pool
 from tallyd.model.event import event_uuid
 from tallyd.model.moments import iso

@@ -3,16 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import msgspec
-
 from tallyd.engine.credits.book import Alert
+from tallyd.model.credit_entries import json_text, text
 from tallyd.model.credits import Pool
-from tallyd.model.money import plain
+from tallyd.model.event import event_uuid
 
 BALANCE_LOW: Final = "credit.balance_low"
 DEPLETED: Final = "credit.depleted"
-
-_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def alerts_of(
@@ -47,10 +44,10 @@ def alerts_of(
 def _body(pool: Pool) -> str:
     mark = pool.model.low_at
     body = {
-        "pool": pool.number,
+        "poolId": event_uuid(pool.number),
         "creditModel": pool.model.key,
         "denomination": pool.model.denomination,
-        "balance": plain(pool.balance),
-        "threshold": None if mark is None else plain(mark),
+        "balance": text(pool.balance),
+        "threshold": None if mark is None else text(mark),
     }
-    return _encode(body).decode()
+    return json_text(body)

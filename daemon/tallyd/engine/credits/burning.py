@@ -61,7 +61,7 @@ def _pays_for(pool: Pool, feature: PricedFeature) -> bool:
     model = pool.model
     if pool.archived or model.charge == "nothing":
         return False
-    if feature.credit_model not in (None, model.key):
+    if feature.credit_model not in (None, model.key) or (model.only_named and feature.credit_model is None):
         return False
     return not model.features or feature.key in model.features
 

@@ -13,10 +13,10 @@ import msgspec
 from tallyd.engine.account import Enrolment
 from tallyd.engine.credits import burning
 from tallyd.engine.credits.burning import Kept, Server, Take
-from tallyd.engine.credits.draft import Draft, json_text
+from tallyd.engine.credits.draft import Draft
 from tallyd.engine.credits.weights import Quote, Weights
 from tallyd.engine.rating import Marginal, NoPrice, PricedFeature
-from tallyd.model.credit_entries import DeductionDetails
+from tallyd.model.credit_entries import DeductionDetails, json_text
 from tallyd.model.credits import Pool
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, share

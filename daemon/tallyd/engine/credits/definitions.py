@@ -23,6 +23,10 @@ PERCENTAGE_MAX: Final = 100
 Found = tuple[str, str]
 
 
+MADE_BY_DODO: Final = "cde_"
+"""How ids of credit entitlements begin that are made over Dodo's API: the catalog cannot know them."""
+
+
 def credit_issues(definitions: Definitions) -> Iterator[Found]:
     """Yield all that is wrong with a catalog's credits; duplicate keys of models are told elsewhere."""
     features = {feature.key for feature in definitions.features}
@@ -122,7 +126,7 @@ def _feature_issues(plan: Plan, each: PlanFeature, models: Mapping[str, CreditMo
     model = None
     if each.credit_model is not None:
         model = models.get(each.credit_model)
-        problem = _payer_problem(model, plan, each)
+        problem = None if each.credit_model.startswith(MADE_BY_DODO) else _payer_problem(model, plan, each)
         if problem:
             yield "credit_model", problem
     if each.units_per_credit is not None:

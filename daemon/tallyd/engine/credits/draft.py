@@ -14,9 +14,9 @@ from tallyd.engine import chain
 from tallyd.engine.account import Account
 from tallyd.engine.credits.alerts import alerts_of
 from tallyd.engine.credits.book import CreditBook, CreditChanges, LinkKey
-from tallyd.model.credit_entries import Cause, Entry, EntryKind
+from tallyd.model.credit_entries import Cause, Entry, EntryKind, json_text, text
 from tallyd.model.credits import OVERAGE, Grant, GrantTerms, Hold, HoldPart, HoldStatus, Link, Pool
-from tallyd.model.money import ZERO, plain
+from tallyd.model.money import ZERO
 
 Numbers = Callable[[], int]
 """Where new rows get their numbers: ascending, never the same twice."""
@@ -25,7 +25,6 @@ Delta = tuple[int, Decimal]
 """(grant, signed amount)."""
 
 _NO_DETAILS: Final = "{}"
-_encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _replace: Final = msgspec.structs.replace
 _EMPTY: Final = CreditBook()
 _TOTAL_OF: Final = {
@@ -39,16 +38,6 @@ _TOTAL_OF: Final = {
 
 class BooksError(Exception):
     """A movement that would leave a pool out of balance: a defect, stopped before it reaches the books (P3)."""
-
-
-def json_text(value: Any) -> str:
-    """Return the canonical JSON of an entry's details."""
-    return _encode(value).decode()
-
-
-def text(value: Decimal) -> str:
-    """Write an amount as the books keep it; zero is always `0`."""
-    return plain(value) if value else "0"
 
 
 class Draft:
@@ -156,9 +145,9 @@ class Draft:
         for number, hold in self.holds.items():
             if hold.terms.subscription != subscription:
                 continue
-            held += _units(hold, feature, period_start) - _units(
-                self.base.holds.get(number), feature, period_start
-            )
+            before = self.base.holds.get(number)
+            held += hold.units_of(feature, period_start)
+            held -= before.units_of(feature, period_start) if before is not None else ZERO
         return held
 
     # Changing
@@ -407,10 +396,3 @@ class Draft:
             link = chain.link(link, fields)
             entries.append(Entry(*(*fields, link)))
         return entries, position, link
-
-
-def _units(hold: Hold | None, feature: str, period_start: int) -> Decimal:
-    if hold is None or hold.status is not HoldStatus.HELD:
-        return ZERO
-    mine = (each for each in hold.units if each.feature == feature and each.period_start == period_start)
-    return sum((each.units for each in mine), ZERO)

@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from tallyd.engine.credits.burning import Kept, Take
-from tallyd.engine.credits.draft import Draft, json_text
-from tallyd.model.credit_entries import Cause, EntryKind
+from tallyd.engine.credits.draft import Draft
+from tallyd.model.credit_entries import Cause, EntryKind, json_text
 from tallyd.model.credits import HeldUnits, Hold, HoldPart, HoldStatus
 from tallyd.model.money import ZERO
 
