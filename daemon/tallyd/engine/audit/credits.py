@@ -27,14 +27,14 @@ from tallyd.engine.audit.wallet import (
     amount_of,
     compare,
     encode,
-    text,
 )
 from tallyd.engine.credits.alerts import BALANCE_LOW, DEPLETED
 from tallyd.engine.credits.granting import LinkTerms, PoolTerms
 from tallyd.engine.credits.holding import HoldEnd, HoldLeft
-from tallyd.model.credit_entries import Cause, Entry, EntryKind
+from tallyd.model.credit_entries import Cause, Entry, EntryKind, text
 from tallyd.model.credits import OVERAGE, GrantTerms, HoldPart, HoldStatus, HoldTerms
-from tallyd.model.money import ZERO, plain
+from tallyd.model.event import event_uuid
+from tallyd.model.money import ZERO
 from tallyd.model.periods import calendar_month
 
 _TOTALS: Final = {
@@ -114,24 +114,22 @@ class CreditAudit:
         """Check a row of `outbox`: it says how its pool stands right then."""
         number, customer, kind, at, body = row
         held = self._wallets.get(customer)
-        said = msgspec.json.decode(body)
-        pool = held.pools.get(said["pool"]) if held else None
+        said = msgspec.json.decode(body)["poolId"]
+        pools = held.pools.values() if held else ()
+        pool = next((each for each in pools if event_uuid(each.number) == said), None)
         if held is None or pool is None:
             self._findings.add("outbox", number, "no entry of its customer explains it")
             return
         mark = pool.model.low_at
         should = {
-            "balance": plain(pool.balance),
+            "poolId": said,
             "creditModel": pool.model.key,
             "denomination": pool.model.denomination,
-            "pool": pool.number,
-            "threshold": None if mark is None else plain(mark),
+            "balance": text(pool.balance),
+            "threshold": None if mark is None else text(mark),
         }
         self._findings.same("outbox", number, "at", at, held.written_at)
         self._findings.same("outbox", number, "type", kind, BALANCE_LOW if pool.balance else DEPLETED)
-        nothing = Decimal(said["balance"])
-        if nothing == pool.balance == ZERO and plain(nothing) == said["balance"]:
-            should["balance"] = said["balance"]  # how many zeros depends on what was in memory
         self._findings.same("outbox", number, "body", body, encode(should).decode())
 
     def _check_put_down(self, held: Wallet) -> None:

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 from tallyd.engine.account import EventRow
 from tallyd.engine.audit.entry_form import details_of
 from tallyd.engine.audit.findings import Findings
-from tallyd.engine.audit.wallet import Pool, amount_of, text
+from tallyd.engine.audit.wallet import Pool, amount_of
 from tallyd.engine.credits.weights import Weights
 from tallyd.engine.rating import PricedFeature
-from tallyd.model.credit_entries import DeductionDetails, Entry, EntryKind
+from tallyd.model.credit_entries import DeductionDetails, Entry, EntryKind, text
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, share
 

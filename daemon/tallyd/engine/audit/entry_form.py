@@ -6,10 +6,10 @@ from typing import Any, Final
 import msgspec
 
 from tallyd.engine.audit.findings import Findings
-from tallyd.engine.audit.wallet import amount_of, encode, text
+from tallyd.engine.audit.wallet import amount_of, encode
 from tallyd.engine.credits.granting import LinkTerms, PoolTerms
 from tallyd.engine.credits.holding import HoldEnd, HoldLeft
-from tallyd.model.credit_entries import TRANSACTIONS, Cause, DeductionDetails, Entry, EntryKind
+from tallyd.model.credit_entries import TRANSACTIONS, Cause, DeductionDetails, Entry, EntryKind, text
 from tallyd.model.credits import GrantTerms, HoldTerms
 from tallyd.model.money import ZERO
 

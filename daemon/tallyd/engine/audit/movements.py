@@ -8,9 +8,9 @@ from tallyd.engine.audit import dues
 from tallyd.engine.audit.basis import Basis
 from tallyd.engine.audit.entry_form import Deltas, deltas_of
 from tallyd.engine.audit.findings import Findings
-from tallyd.engine.audit.wallet import Grant, Link, Pool, Shelf, Wallet, amount_of, text
+from tallyd.engine.audit.wallet import Grant, Link, Pool, Shelf, Wallet, amount_of
 from tallyd.model.catalog import PlanCredits
-from tallyd.model.credit_entries import Cause, Entry, EntryKind
+from tallyd.model.credit_entries import Cause, Entry, EntryKind, text
 from tallyd.model.credits import GrantTerms, GrantType, HoldStatus
 from tallyd.model.money import ZERO
 from tallyd.model.periods import calendar_month
@@ -104,7 +104,8 @@ class MovementRules:
         if entry.hold is not None and not kept:
             yield from self._after_its_end(entry)
         limit = pool.model.overage.limit if pool.model.overage else ZERO
-        if overage < ZERO or (overage and limit is not None and amount_of(entry.overage_after) > limit):
+        allowed = kept or limit is None or amount_of(entry.overage_after) <= limit  # a hold's own was allowed then
+        if overage < ZERO or (overage and not allowed):
             yield f"the overage goes from {entry.overage_before} to {entry.overage_after}"
         yield from _drawn_while_live(held, deltas, at)
 

@@ -8,9 +8,9 @@ import msgspec
 
 from tallyd.engine.audit.findings import Findings
 from tallyd.model.catalog import CreditModel
-from tallyd.model.credit_entries import Entry
+from tallyd.model.credit_entries import Entry, text
 from tallyd.model.credits import OVERAGE, GrantTerms, HeldUnits, HoldPart, HoldStatus, HoldTerms
-from tallyd.model.money import ZERO, plain
+from tallyd.model.money import ZERO
 
 Row = tuple[Any, ...]
 Place = tuple[int, int]
@@ -289,11 +289,6 @@ class Wallet:
             yield "grant", GRANT_COLUMNS, grant.stands, grant.row()
         for hold in self.holds.values():
             yield "hold", HOLD_COLUMNS, hold.stands, hold.row()
-
-
-def text(value: Decimal) -> str:
-    """Write an amount as the books keep it; zero is always `0`."""
-    return plain(value) if value else "0"
 
 
 def amount_of(given: str | None) -> Decimal:
