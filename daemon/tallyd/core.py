@@ -79,6 +79,7 @@ async def open_core(config: Config, *, registry: Registry, clock: Clock) -> Asyn
     async with open_books(config.data_dir / sqlite.FILE_NAME) as books, trio.open_nursery() as nursery:
         core = await _assemble(config, books, nursery, registry=registry, clock=clock)
         nursery.start_soon(_write, core.writer)
+        nursery.start_soon(core.writer.check_pools)
         nursery.start_soon(core.intake.run)
         nursery.start_soon(_put_away_idle, core.directory)
         nursery.start_soon(_forget_old_replays, core)

@@ -12,6 +12,7 @@ from support import open_test_core, rows
 from tallyd.clock import FixedClock
 from tallyd.core import Core
 from tallyd.model.catalog import CreditModel, CreditPrice, CreditWeight
+from tallyd.model.moments import DAY_US
 from tallyd.model.problems import ProblemError
 from tallyd.store.catalog_rows import StoredCreditModel
 
@@ -152,7 +153,7 @@ async def test_a_deleted_row_is_gone_after_a_restart(tmp_path: Path) -> None:
     async with open_test_core(tmp_path, FEATURES + MODEL) as core:
         credits_ = core.catalogue.credits
         weights = [CreditWeight(feature="chat", weight=Decimal(value), model=value) for value in ("2", "3")]
-        kept, gone = (await credits_.publish_weights(weights, NOW + 1, core.writer)).rows
+        kept, gone = (await credits_.publish_weights(weights, NOW + DAY_US, core.writer)).rows
         prices = [CreditPrice(credit_model="tokens", price=Decimal(1))]
         (dear,) = (await credits_.publish_prices(prices, NOW + 1, core.writer)).rows
         await credits_.delete_weight(gone.id, core.writer)

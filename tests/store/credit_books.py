@@ -313,9 +313,7 @@ class Bookkeeper:
 
     def rerate(self) -> None:
         """Price what lacked a price by a newer plan."""
-        made = self.entries()
         for number, recorded in self.events.items():
-            mine = [entry for entry in made if entry.event == number]
             changes = rerating.decide(
                 self.account,
                 recorded.row,
@@ -323,7 +321,6 @@ class Bookkeeper:
                 now=self.now,
                 terms=TERMS,
                 latest=lambda _: NEWER_PLAN,
-                covered=rerating.covered_by(mine),
             )
             if changes is not None and changes.rerated is not None:
                 rerated = changes.rerated

@@ -9,7 +9,7 @@ import trio
 
 from tallyd.clock import Clock
 from tallyd.engine.credits.prices import Price, Prices, new_price, publish_prices
-from tallyd.engine.credits.schedules import Published, removal_problem
+from tallyd.engine.credits.schedules import AHEAD_US, Published, removal_problem
 from tallyd.engine.credits.weights import Weight, Weights, new_weight, publish_weights
 from tallyd.model.catalog import CreditModel, CreditPrice, CreditWeight, Definitions
 from tallyd.model.problems import Code, Problem, ProblemError, not_found
@@ -197,7 +197,7 @@ class CreditCatalogue:
             row = next((row for row in self.weights.rows if row.id == weight_id), None)
             if row is None:
                 raise not_found(f"there is no weight {weight_id!r}")
-            _refuse(removal_problem(row, self._clock.now()))
+            _refuse(removal_problem(row, self._clock.now(), AHEAD_US))
             writer.refuse_when_full()
             self.weights = Weights(other for other in self.weights.rows if other is not row)
             self._changed()

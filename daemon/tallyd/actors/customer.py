@@ -38,7 +38,7 @@ from tallyd.engine.reserving import Reserved
 from tallyd.model.customer import CustomerRef
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import Code, Problem, ProblemError
-from tallyd.store import accounts, credit_rows, event_rows, tables
+from tallyd.store import accounts, event_rows, tables
 from tallyd.store.batch import Work
 from tallyd.store.tables import Row, Table
 
@@ -352,7 +352,6 @@ class CustomerActor:
         runtime = self._runtime
         await self._own_commits()
         row, charges = await runtime.books.read(partial(event_rows.event_with_charges, number=message.event))
-        entries = await runtime.books.read(partial(credit_rows.entries_of_event, event=message.event))
         await self._learn_prices([rerating.event_of(row)])
         latest = runtime.catalogue.latest
         decide = partial(
@@ -361,7 +360,6 @@ class CustomerActor:
             charges=charges,
             now=runtime.clock.now(),
             terms=runtime.catalogue.terms,
-            covered=rerating.covered_by(entries),
         )
         plans = [each.plan for each in account.enrolments]
         if all_inline(runtime.registry, [*plans, *(latest(plan.key) for plan in plans)]):

@@ -17,7 +17,7 @@ from tallyd.engine.costs import CostRule
 from tallyd.engine.metering import CompiledMeter
 from tallyd.model.catalog import PlanCredits
 from tallyd.model.event import UsageEvent
-from tallyd.model.money import ZERO
+from tallyd.model.money import ZERO, share
 from tallyd.pricing.seam import UNITS, Measure, PricingModel, Step, Terms, Unpriced, Usage, token_dimension
 
 CHARGE_MAGNITUDE_MAX: Final = 60
@@ -103,6 +103,18 @@ class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
             return counting
         matching = (feature for feature in metered if feature.meter and feature.meter.counts(event))
         return (*counting, *matching)
+
+
+def still_billed(whole: dict[str, Decimal], billed: dict[str, Decimal]) -> dict[str, Decimal]:
+    """Return what a later price is asked for: what was billed before, and of new dimensions as large a part.
+
+    The rest of `whole` was paid for with credits when the event came, in proportion, and stays paid.
+    """
+    part = next(((billed[each], whole[each]) for each in billed if whole.get(each)), None)
+    return {
+        dimension: billed[dimension] if dimension in billed else value if part is None else share(value, *part)
+        for dimension, value in whole.items()
+    }
 
 
 Marginal = Callable[[PricedFeature, Usage, Usage], tuple[Decimal | None, NoPrice | None]]

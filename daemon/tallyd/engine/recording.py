@@ -102,9 +102,9 @@ def settle(
 ) -> Recorded | Denied:
     """Decide the usage a hold was made for: a fact, paid from what was set aside first.
 
-    Never capped: its units were admitted when they were held. A hold that has expired settles as a plain fact.
-    Denied only where the pool refuses a shortfall; the hold stays as it was. `written` is where the hold stood
-    when it was looked up in the books, for one that ended long ago.
+    Never capped: its units were admitted when they were held. Denied only where the pool refuses a shortfall; the
+    hold stays as it was. A hold that has expired holds nothing: what is reported for it is a plain event.
+    `written` is where the hold stood when it was looked up in the books, for one that ended long ago.
 
     Raises:
         ProblemError: the hold is settled or released.
@@ -179,7 +179,7 @@ class Recording:
             text = f"the hold is {status} already; report further usage as an event of its own"
             raise ProblemError(Problem(code=Code.CONFLICT, message=text))
         if draft is None or hold is None or hold.status is not HoldStatus.HELD:
-            return self.record(fact=True, hold=number)
+            return self.record(hold=number)
         for count in self.counts:
             count.capped = False
         draft.begin_event()
@@ -193,12 +193,12 @@ class Recording:
         recorded = self._write(event_id)
         return msgspec.structs.replace(recorded, hold=settled)
 
-    def record(self, *, asking: bool = False, fact: bool = False, hold: int | None = None) -> Recorded | Denied:
+    def record(self, *, asking: bool = False, hold: int | None = None) -> Recorded | Denied:
         """Record the event, unless a hard pool cannot pay for it."""
         if self.draft is not None:
             self.draft.begin_event()
         event_id = self.number()
-        denied = self._price(event_id, asking=asking, fact=fact, hold=hold)
+        denied = self._price(event_id, asking=asking, hold=hold)
         return self._write(event_id) if denied is None else denied
 
     @property

@@ -3,7 +3,7 @@
 What was counted stays as it was; only missing amounts are filled in, and a ledger row of its own says so.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
@@ -28,18 +28,12 @@ from tallyd.engine.counting import main_feature
 from tallyd.engine.rating import NoPrice, PricedFeature, PricedPlan
 from tallyd.engine.rollups import COST_CURRENCY
 from tallyd.engine.terms import Terms
-from tallyd.model.credit_entries import DeductionDetails, Entry, EntryKind
 from tallyd.model.event import Source, UsageEvent
 from tallyd.model.moments import hour_of
 from tallyd.model.money import ZERO, plain
 
 LatestPlan = Callable[[str], PricedPlan | None]
 
-Covered = Mapping[str, Mapping[str, Decimal]]
-"""Quantities that credits paid for, by feature and dimension."""
-
-_NOTHING_COVERED: Final[Covered] = {}
-_decode_details = msgspec.json.Decoder(DeductionDetails, float_hook=Decimal).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_quantity = msgspec.json.Decoder(dict[str, Decimal]).decode
 _PRICED_COLUMNS = ("cost", "cost_source", "cost_version", "revenue", "revenue_source", "no_price")
@@ -120,17 +114,6 @@ def event_of(row: EventRow) -> UsageEvent:
     return msgspec.structs.replace(event, feature_key=row.feature, occurred_at=row.occurred_at)
 
 
-def covered_by(entries: Iterable[Entry]) -> dict[str, dict[str, Decimal]]:
-    """Return what the deductions of an event have paid for."""
-    covered: dict[str, dict[str, Decimal]] = {}
-    for entry in entries:
-        if entry.kind == EntryKind.DEDUCTION and entry.feature is not None:
-            paid = covered.setdefault(entry.feature, {})
-            for dimension, value in _decode_details(entry.details).covered.items():
-                paid[dimension] = paid.get(dimension, ZERO) + value
-    return covered
-
-
 def decide(
     account: Account,
     row: EventRow,
@@ -139,18 +122,17 @@ def decide(
     now: int,
     terms: Terms,
     latest: LatestPlan,
-    covered: Covered = _NOTHING_COVERED,
 ) -> Changes | None:
     """Fill in what was missing; None when nothing more is known than before.
 
-    What credits have paid for (`covered`) stays paid: only the rest is priced.
+    What credits have paid for stays paid: only the rest is priced.
 
     A charge that the subscriber's own version does not price is priced by the plan's newest version, if that
     does: the version used is noted on the charge.
     """
     event = event_of(row)
     cost = _cost(account, event, row, charges, terms)
-    priced = [_charge(account, event, charge, cost.amount, latest, covered) for charge in charges]
+    priced = [_charge(account, event, charge, cost.amount, latest) for charge in charges]
     new_charges = [charge for charge, _ in priced]
     new_row = _priced_row(row, event, cost, new_charges)
     if new_row == row and new_charges == charges:
@@ -194,15 +176,14 @@ def _charge(
     charge: ChargeRow,
     cost: Decimal | None,
     latest: LatestPlan,
-    covered: Covered,
 ) -> tuple[ChargeRow, dict[str, Decimal]]:
     """Return the charge as it is now, and the quantities it prices that were not priced before."""
     feature = _feature(account, charge)
     if charge.no_price is None or feature is None:
         return charge, {}
-    quantity = rating.quantity_of(feature, event, Decimal(charge.units), cost)
-    paid = covered.get(charge.feature, {})
-    quantity = {dimension: value - paid.get(dimension, ZERO) for dimension, value in quantity.items()}
+    old = _decode_quantity(charge.quantity)
+    whole = rating.quantity_of(feature, event, Decimal(charge.units), cost)
+    quantity = rating.still_billed(whole, old)
     before = _decode_quantity(charge.before)
     version = charge.plan_version
     amount, no_price = rating.marginal(feature, before, quantity)
@@ -212,7 +193,6 @@ def _charge(
         if newest and newer:
             amount, no_price = rating.marginal(newer, before, quantity)
             version = newest.version if amount is not None else version
-    old = _decode_quantity(charge.quantity)
     added = {dimension: value for dimension, value in quantity.items() if dimension not in old}
     new = msgspec.structs.replace(
         charge,

@@ -20,6 +20,7 @@ from tallyd.model.credit_entries import Cause, EntryKind, json_text
 from tallyd.model.credits import HeldUnits, Hold, HoldPart, HoldTerms
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO
+from tallyd.model.problems import invalid
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +65,9 @@ class _Reserving(Recording):
         if denied is not None:
             return denied
         assert self.enrolment is not None, "what is not on a subscription is refused"
+        if self.counts and not any(each.units for each in self.counts):
+            text = f"comes to no units of {self.counts[0].feature.key!r}, which does not count what was sent"
+            raise invalid("usageUnits", text)
         draft = self.draft = self.draft or Draft(self.account, self.now, self.number)
         covers: list[tuple[Count, Cover]] = []
         hold = self._hold(draft, expires_at)

@@ -202,6 +202,7 @@ async def test_a_credit_model_is_made_with_tansos_fields(daemon: Running) -> Non
         "name": "Minutes",
         "denomination": "MINUTES",
         "charge": "units",
+        "onlyNamed": False,
         "hardLimit": True,
         "features": [],
         "precision": 4,

@@ -465,7 +465,7 @@ class Books:
         """settle: a fact, never capped, paid out of the hold first and then as an event is.
 
         If a hard pool is short, the first hard one says: bill the rest, waive it, or refuse. An expired hold has
-        nothing set aside any more; its usage is recorded as any event's, capped as one, and the pool is asked.
+        nothing set aside any more; its usage is any event's: capped as one, refused where a hard pool is short.
         """
         kept = self.at(now).holds[hold]
         if kept.status in {HoldStatus.SETTLED, HoldStatus.RELEASED}:
@@ -482,7 +482,7 @@ class Books:
         if self._unpayable(kept.feature, payment):
             hard = next(p for p in self._serving(kept.feature) if self.pools[p].model.hard_limit)
             policy = self.pools[hard].model.on_shortfall
-        if policy == "refuse":
+        if policy == "refuse" or (hard is not None and kept.status is HoldStatus.EXPIRED):
             raise Refused("credits")
         if kept.status is HoldStatus.HELD:
             for drawn in payment.parts:

@@ -30,7 +30,7 @@ from tallyd.engine.reserving import Reserved
 from tallyd.model.catalog import CreditModel, CreditWeight, Overage, PlanCredits, Recurring, Rollover, TopUp
 from tallyd.model.credit_entries import TRANSACTIONS, Cause, Entry, EntryKind
 from tallyd.model.credits import OVERAGE, Grant, GrantTerms, GrantType, Hold, HoldStatus, Pool
-from tallyd.model.event import UsageEvent
+from tallyd.model.event import UsageEvent, event_uuid
 from tallyd.model.money import ZERO
 from tallyd.model.problems import ProblemError
 from tallyd.store import credit_rows
@@ -697,10 +697,10 @@ class CreditMachine(RuleBasedStateMachine):
         for number, after in made.pools.items():
             before = pools[number].balance if number in pools else ZERO
             if before > after.balance == ZERO:
-                expected.add(("credit.depleted", number))
+                expected.add(("credit.depleted", event_uuid(number)))
             elif after.model.low_at is not None and before >= after.model.low_at > after.balance:
-                expected.add(("credit.balance_low", number))
-        alerts = [(alert.type, msgspec.json.decode(alert.body)["pool"]) for alert in made.alerts]
+                expected.add(("credit.balance_low", event_uuid(number)))
+        alerts = [(alert.type, msgspec.json.decode(alert.body)["poolId"]) for alert in made.alerts]
         assert len(alerts) == len(expected)
         assert set(alerts) == expected
 

@@ -219,16 +219,16 @@ def test_a_grant_does_not_pay_at_its_expiry(asked_at: int, occurred_at: int | No
 
 
 def test_a_hold_expires() -> None:
-    """Held credits cannot be drawn; from the hold's expiry on they can, and its usage is a fact for the plan."""
+    """Held credits cannot be drawn; from the hold's expiry on they can, and its usage is any event's."""
     kept, pool = pool_with(10)
     hold = kept.hold("api", D(8), 5 * MINUTE, NOON)
     assert (kept.balance(pool), kept.available(pool)) == (10, 2)
     assert not kept.allowed("api", D(3))
     assert kept.at(NOON + 5 * MINUTE).allowed("api", D(10))
     assert kept.holds[hold].closed_at == NOON + 5 * MINUTE
-    assert kept.settle(hold, D(12), NOON + DAY) == Outcome(
-        {pool: D(10)}, D(10), D(2), D(4), hold=HoldStatus.EXPIRED
-    )
+    with pytest.raises(Refused, match="credits"):
+        kept.settle(hold, D(12), NOON + DAY)
+    assert kept.settle(hold, D(9), NOON + DAY) == Outcome({pool: D(9)}, D(9), D(0), D(0), hold=HoldStatus.EXPIRED)
     assert kept.release(hold, NOON + DAY) is HoldStatus.EXPIRED
 
 

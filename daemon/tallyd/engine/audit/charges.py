@@ -9,7 +9,7 @@ import msgspec
 from tallyd.engine import rating
 from tallyd.engine.account import EMPTY, LIFETIME, ChargeRow, Counter, CounterKey, EventRow
 from tallyd.engine.audit.basis import Basis
-from tallyd.engine.audit.deductions import Billed, Paid, later_quantity
+from tallyd.engine.audit.deductions import Billed, Paid
 from tallyd.engine.audit.findings import Findings
 from tallyd.engine.counting import bearer_of_sent, is_capped
 from tallyd.engine.metering import difference
@@ -170,7 +170,7 @@ class ChargeAudit:
         cost = None if row.cost is None else Decimal(row.cost)
         known = _decode_quantity(old.quantity)
         whole = rating.quantity_of(counting, event, Decimal(charge.units), cost)
-        same("charge", where, "re-rated quantity", quantity, later_quantity(whole, known))
+        same("charge", where, "re-rated quantity", quantity, rating.still_billed(whole, known))
         if new.amount is not None:
             amount, _ = rating.marginal(feature, _decode_quantity(charge.before), quantity)
             same("charge", where, "re-rated amount", new.amount, None if amount is None else plain(amount))

@@ -138,8 +138,3 @@ class Paid:
 
 def _quoted(details: DeductionDetails) -> dict[str, object]:
     return {name: getattr(details, name) for name in _QUOTED}
-
-
-def later_quantity(quantity: dict[str, Decimal], billed: dict[str, Decimal]) -> dict[str, Decimal]:
-    """Return what a re-rating prices: what was billed before, and dimensions that are new."""
-    return {dimension: billed.get(dimension, value) for dimension, value in quantity.items()}

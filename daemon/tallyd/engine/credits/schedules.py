@@ -11,9 +11,12 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from tallyd.model.moments import LATEST_US
+from tallyd.model.moments import LATEST_US, MINUTE_US
 from tallyd.model.money import ZERO, floor_to, number_problem
 from tallyd.model.problems import Code, Problem
+
+AHEAD_US: Final = 5 * MINUTE_US
+"""How far ahead of now a weight is looked up for an event that lies in the future (CONTRACTS 1.4)."""
 
 AMOUNT_MAX: Final = 1_000_000
 AMOUNT_DIGITS_MAX: Final = 6
@@ -111,9 +114,12 @@ def publish(
     return Published(list(batch), repeated=False)
 
 
-def removal_problem(row: DatedRow, now: int) -> Problem | None:
-    """Say why a row cannot be taken back, or None: it can as long as it lies in the future (E6)."""
-    if row.effective_from > now:
+def removal_problem(row: DatedRow, now: int, ahead: int = 0) -> Problem | None:
+    """Say why a row cannot be taken back, or None: it can as long as it lies in the future (E6).
+
+    `ahead` is how far in the future it may have been used already.
+    """
+    if row.effective_from > now + ahead:
         return None
     return invalid_field("id", "is in force, or was; only what begins in the future can be deleted")
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from tallyd.engine.credits.schedules import (
+    AHEAD_US,
     Published,
     Timeline,
     amount_problem,
@@ -21,13 +22,12 @@ from tallyd.engine.credits.schedules import (
 from tallyd.engine.rating import PricedFeature
 from tallyd.model.catalog import CreditWeight
 from tallyd.model.event import UsageEvent
-from tallyd.model.moments import HOUR_US, MINUTE_US
+from tallyd.model.moments import HOUR_US
 from tallyd.model.money import ONE, ZERO, divide, plain, round_half_up, tidy
 from tallyd.model.problems import Problem
 from tallyd.pricing.seam import Measure
 
 EARLIER_MAX_US: Final = 48 * HOUR_US
-LATER_MAX_US: Final = 5 * MINUTE_US
 """How far from now an event's time may lead the look-up of its weight (CONTRACTS 1.4)."""
 
 MODEL: Final = "MODEL"
@@ -97,7 +97,7 @@ class Weights:
         weights = self._features.get(feature.key)
         if weights is None:
             return Quote(charge=_rounded(units, precision), weight=ONE, weight_match=NONE)
-        moment = min(max(event.occurred_at, now - EARLIER_MAX_US), now + LATER_MAX_US)
+        moment = min(max(event.occurred_at, now - EARLIER_MAX_US), now + AHEAD_US)
         model = event.model or _ANY
         if weights.kinds and event.tokens and feature.model.measure is _TOKENS:
             kinds = weights.kinds_at(model, moment, now)
