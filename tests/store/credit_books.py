@@ -246,12 +246,7 @@ class Bookkeeper:
         touched = {grant for grant, _ in msgspec.json.decode(entry.grants)}
         done = [each.credits for work in self.works for each in work.changes if each.credits is not None]
         grants = {key: grant for each in done for key, grant in each.grants.items() if key in touched}
-        subscription = self.events[entry.event].row.subscription if entry.event else None
-        self.do(
-            lambda draft: granting.reverse(
-                draft, entry, _as_they_stand(draft, grants), subscription=subscription, description="mistake"
-            )
-        )
+        self.do(lambda draft: granting.reverse(draft, entry, _as_they_stand(draft, grants), description="mistake"))
 
     # Usage
 

@@ -311,7 +311,7 @@ async def explain(core: Core, entry_id: str) -> dict[str, Any]:
         entry = await core.books.read(partial(credit_rows.entry_by_number, number=number))
     if entry is None:
         raise not_found(f"there is no credit transaction {entry_id!r}")
-    _, touched, reversed_by, _ = await core.books.read(partial(credit_rows.to_reverse, number=entry.id))
+    _, touched, reversed_by = await core.books.read(partial(credit_rows.to_reverse, number=entry.id))
     ids = await core.books.read(partial(event_rows.customer_ids, customers=[entry.customer]))
     account = await entitling.known_account(core, CustomerRef(RefKind.ID, ids[entry.customer]))
     used = {} if entry.event is None else await core.books.read(partial(event_rows.used_by, events=[entry.event]))

@@ -233,10 +233,10 @@ async def reverse(core: Core, entry_id: str, *, key: str | None = None, descript
     ids = await core.books.read(partial(event_rows.customer_ids, customers=[found.customer]))
 
     def decide(draft: Draft, prepared: Any) -> tuple[Pool, None]:
-        entry, touched, reversed_by, subscription = prepared
+        entry, touched, reversed_by = prepared
         if reversed_by is not None:
             raise conflict("the transaction is reversed already")
-        granting.reverse(draft, entry, touched, subscription=subscription, key=key, description=description)
+        granting.reverse(draft, entry, touched, key=key, description=description)
         return draft.pool(entry.pool), None
 
     prepare = partial(credit_rows.to_reverse, number=found.id)

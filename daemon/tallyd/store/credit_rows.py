@@ -344,13 +344,10 @@ def outbox_after(connection: sqlite3.Connection, number: int, limit: int) -> lis
     return [Alert(*row) for row in rows]
 
 
-def to_reverse(
-    connection: sqlite3.Connection, number: int
-) -> tuple[Entry, dict[int, Grant], int | None, int | None]:
-    """Return a transaction, the grants it touched, what reversed it, and the subscription its event was on."""
+def to_reverse(connection: sqlite3.Connection, number: int) -> tuple[Entry, dict[int, Grant], int | None]:
+    """Return a transaction, the grants it touched, and what reversed it."""
     entry = entry_by_number(connection, number)
     assert entry is not None, f"entry {number} is in the books"
     touched = grants_by_number(connection, [grant for grant, _ in _decode_deltas(entry.grants)])
     by = connection.execute("SELECT id FROM credit_entries WHERE reverses = ?", (number,)).fetchone()
-    on = connection.execute("SELECT subscription FROM events WHERE id = ?", (entry.event,)).fetchone()
-    return entry, touched, by[0] if by else None, on[0] if on else None
+    return entry, touched, by[0] if by else None

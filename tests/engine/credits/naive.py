@@ -604,15 +604,17 @@ class Books:
         return parts
 
     def _draw_left(self, pool: int, wanted: Decimal) -> Decimal:
-        """draw_limit: at most so many credits drawn in the period of now, overage and holds included."""
+        """draw_limit: at most so many credits drawn in the period of now, overage and holds included.
+
+        A reversal gives none of them back.
+        """
         if pool not in self.links or (limit := self.links[pool].draw_limit) is None:
             return wanted
-        undone = {entry.reverses for entry in self.entries}
         now = self.period(self.now)
         drawn = [
             entry.overage - entry.amount
-            for number, entry in enumerate(self.entries)
-            if (entry.pool, entry.kind, entry.period) == (pool, EntryKind.DEDUCTION, now) and number not in undone
+            for entry in self.entries
+            if (entry.pool, entry.kind, entry.period) == (pool, EntryKind.DEDUCTION, now)
         ]
         held = [part.amount for part in self._held_parts(pool)]
         return max(ZERO, limit - sum(drawn, ZERO) - sum(held, ZERO))

@@ -318,7 +318,6 @@ class CreditMachine(RuleBasedStateMachine):
                 draft,
                 entry,
                 {grant.number: grant for grant in touched},
-                subscription=1 if entry.event else None,
             )
 
         self._both(lambda: self.books.reverse(place, self.now), reverse)

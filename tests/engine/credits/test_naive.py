@@ -191,8 +191,8 @@ def test_pools_are_drawn_in_turn() -> None:
     assert kept.use("api", D(1), FEBRUARY).drawn == {2: D(1)}
 
 
-def test_a_draw_limit_counts_a_period_and_holds_and_forgets_what_was_reversed() -> None:
-    """Of 100 credits at most 10 a period: 6 drawn and 3 held leave 1; reversing the 6 leaves 7."""
+def test_a_draw_limit_counts_a_period_and_holds_and_what_was_reversed_too() -> None:
+    """Of 100 credits at most 10 a period: 6 drawn and 3 held leave 1, and reversing the 6 leaves no more."""
     kept, pool = pool_with(100, hard_limit=False)
     kept.link(pool, JANUARY, draw_limit=D(10))
     kept.use("api", D(6), NOON)
@@ -200,7 +200,7 @@ def test_a_draw_limit_counts_a_period_and_holds_and_forgets_what_was_reversed() 
     kept.hold("api", D(3), 5 * MINUTE, NOON)
     assert kept.use("api", D(5), NOON).drawn == {pool: D(1)}
     kept.reverse(drawn, NOON)
-    assert kept.use("api", D(9), NOON).drawn == {pool: D(6)}
+    assert kept.use("api", D(9), NOON).drawn == {}
 
 
 @pytest.mark.parametrize(

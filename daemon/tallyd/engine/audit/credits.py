@@ -241,7 +241,6 @@ class CreditAudit:
             pool.frozen = kind == EntryKind.FREEZE
         elif kind == EntryKind.REVERSAL:
             pool.back_at = entry.at
-            self._rules.give_back_drawn(held, entry)
         elif cause == Cause.RECURRING:
             pool.recurred_at = entry.at
         elif cause == Cause.TOP_UP:

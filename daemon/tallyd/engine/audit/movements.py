@@ -196,24 +196,10 @@ class MovementRules:
             return
         start = self._period_start(link, entry.written_at)
         drawn = (link.drawn if link.drawn_in == start else ZERO) + total
-        link.drawn, link.drawn_in = max(ZERO, drawn), start
-        if link.draw_limit is not None and total > ZERO and drawn > link.draw_limit and entry.hold is None:
+        link.drawn, link.drawn_in = drawn, start
+        if link.draw_limit is not None and drawn > link.draw_limit and entry.hold is None:
             message = f"{text(drawn)} drawn in a period, the limit is {text(link.draw_limit)}"
             self._findings.add("credit entry", entry.id, message)
-
-    def give_back_drawn(self, held: Wallet, entry: Entry) -> None:
-        """Take from what counts towards a draw limit what a reversal gives back, in the same period."""
-        before = self._shelf.entry(entry.reverses or -1) if self._shelf else None
-        if before is None or before.event is None or self._shelf is None:
-            return
-        subscription = self._shelf.subscription_of(before.event)
-        link = held.links.get((entry.pool or 0, subscription or 0))
-        if link is None or self._period_start(link, before.written_at) != self._period_start(
-            link, entry.written_at
-        ):
-            return
-        added = amount_of(before.overage_after) - amount_of(before.overage_before)
-        self.count_drawn(held, entry, subscription, -(amount_of(entry.amount) + added))
 
     def _period_start(self, link: Link, moment: int) -> int:
         subscription = self._basis.subscription_numbered(link.subscription)

@@ -183,18 +183,12 @@ def allowance(draft: Draft, server: Server) -> Decimal:
 _ANY = Decimal("Infinity")
 
 
-def period_start(draft: Draft, subscription: int, moment: int | None = None) -> int:
-    """Return the start of a subscription's period that contains an instant, or else the draft's."""
-    moment = draft.now if moment is None else moment
+def period_start(draft: Draft, subscription: int) -> int:
+    """Return the start of a subscription's period that contains the draft's instant."""
     for each in draft.account.enrolments:
         if each.subscription.number == subscription:
-            return each.period_at(max(moment, each.subscription.starts_at)).start
+            return each.period_at(max(draft.now, each.subscription.starts_at)).start
     return -1
-
-
-def same_period(draft: Draft, subscription: int, moment: int) -> bool:
-    """Whether an instant is in the same period of the subscription as the draft's."""
-    return period_start(draft, subscription, moment) == period_start(draft, subscription)
 
 
 def draw(
@@ -228,13 +222,13 @@ def draw(
 
 
 def count_drawn(draft: Draft, pool: int, subscription: int, amount: Decimal) -> None:
-    """Count credits towards a link's draw limit, which may come later; a negative amount gives them back."""
+    """Count credits towards a link's draw limit, which may come later. A reversal gives none of that back."""
     link = draft.link(pool, subscription)
     if link is None or not amount:
         return
     start = period_start(draft, subscription)
     drawn = link.drawn if link.drawn_in == start else ZERO
-    draft.put_link(msgspec.structs.replace(link, drawn=max(ZERO, drawn + amount), drawn_in=start))
+    draft.put_link(msgspec.structs.replace(link, drawn=drawn + amount, drawn_in=start))
 
 
 def spendable(draft: Draft, server: Server, at: int) -> Decimal | None:

@@ -219,7 +219,6 @@ def reverse(
     entry: Entry,
     grants: dict[int, Grant],
     *,
-    subscription: int | None,
     key: str | None = None,
     description: str | None = None,
 ) -> int:
@@ -231,7 +230,6 @@ def reverse(
         draft: the books.
         entry: the transaction.
         grants: those it touched, as they stand.
-        subscription: of the event behind a deduction, for its draw limit.
         key: idempotency key.
         description: for people.
 
@@ -248,7 +246,7 @@ def reverse(
     details = json_text(DeductionDetails(description=description))
     if entry.kind == EntryKind.GRANT:
         return _take_back(draft, draft.grant(entry.id, pool.number), entry, key, details)
-    return _give_back(draft, pool, entry, key, details, subscription)
+    return _give_back(draft, pool, entry, key, details)
 
 
 def _take_back(draft: Draft, grant: Grant, entry: Entry, key: str | None, details: str) -> int:
@@ -268,9 +266,7 @@ def _take_back(draft: Draft, grant: Grant, entry: Entry, key: str | None, detail
     )
 
 
-def _give_back(
-    draft: Draft, pool: Pool, entry: Entry, key: str | None, details: str, subscription: int | None
-) -> int:
+def _give_back(draft: Draft, pool: Pool, entry: Entry, key: str | None, details: str) -> int:
     drawn = [(grant, -delta) for grant, delta in _decode_deltas(entry.grants)]
     added = Decimal(entry.overage_after or 0) - Decimal(entry.overage_before or 0)
     back = sum((delta for _, delta in drawn), ZERO)
@@ -293,6 +289,4 @@ def _give_back(
         draft.note_due(grant.terms.expires_at)
         if grant.remaining and not grant.live_at(draft.now):
             passing.expire(draft, grant, grant.remaining, Cause.EXPIRY, draft.now)
-    if subscription is not None and burning.same_period(draft, subscription, entry.written_at):
-        burning.count_drawn(draft, pool.number, subscription, -(back + added))
     return number
