@@ -32,13 +32,14 @@ from tallyd.actors.messages import (
 from tallyd.actors.runtime import Runtime
 from tallyd.actors.worker import all_inline
 from tallyd.engine import rerating, reserving
-from tallyd.engine.account import Account, Changes, Enrolment, apply
+from tallyd.engine.account import Account, Changes, apply
 from tallyd.engine.recording import Denied
 from tallyd.engine.reserving import Reserved
+from tallyd.model.credits import HoldStatus
 from tallyd.model.customer import CustomerRef
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import Code, Problem, ProblemError
-from tallyd.store import accounts, event_rows, tables
+from tallyd.store import accounts, credit_rows, event_rows, tables
 from tallyd.store.batch import Work
 from tallyd.store.tables import Row, Table
 
@@ -142,23 +143,7 @@ class CustomerActor:
     async def _load(self) -> None:
         customer_id = self.ref.customer_id()
         rows = await self._runtime.books.read(lambda books: accounts.load_account(books, customer_id))
-        plans = self._runtime.catalogue.plans
-        if rows is None:
-            self.account = Account(deeds.stranger(self.ref), known=False)
-        else:
-            self.account = Account(
-                rows.customer,
-                known=True,
-                enrolments=[
-                    Enrolment(subscription, plans[subscription.plan_key, subscription.plan_version])
-                    for subscription in rows.subscriptions
-                ],
-                counters=rows.counters,
-                seen=rows.seen,
-                credits=rows.credits,
-                position=rows.position,
-                chain=rows.chain,
-            )
+        self.account = deeds.account_of(rows, self.ref, self._runtime.catalogue.plans)
         self._choose_thread(self.account)
         self.loaded.set()
         self.loaded = _LOADED  # an event of its own is no longer needed
@@ -174,6 +159,7 @@ class CustomerActor:
         """Handle a message; a crash costs this customer a reload and nobody else anything (P8)."""
         self._busy = True
         try:
+            await self._pass_time(account)
             await self._handle(message, account)
             self.backoff_s = BACKOFF_FIRST_S
         except ProblemError as error:
@@ -182,6 +168,14 @@ class CustomerActor:
             await self._recover(message, error)
         finally:
             self._busy = False
+
+    async def _pass_time(self, account: Account) -> None:
+        """Write what time has done by now, in slices: what is refused afterwards need not do it again."""
+        while account.credits is not None and account.credits.due_at <= self._runtime.clock.now():
+            changes = deeds.pass_time(account, self._runtime)
+            apply(account, changes)
+            self._submit(None, account, [changes])
+            await trio.lowlevel.checkpoint()
 
     async def _recover(self, message: Message, error: Exception) -> None:
         _log.exception("customer actor crashed", customer=self.ref.value)
@@ -234,6 +228,9 @@ class CustomerActor:
         await self._learn_prices(message.events)
         if not account.known and not runtime.auto_create_customers:
             raise ProblemError(deeds.unknown_customer(self.ref))
+        decide = message.decide
+        if message.hold is not None:
+            decide = partial(decide, written=await self._stands(message.hold, account))
         outcomes: list[Outcome] = []
         changes: list[Changes] = []
         for index, event in enumerate(message.events):
@@ -241,7 +238,7 @@ class CustomerActor:
                 outcomes.append(_POISON)
                 continue
             try:
-                decided = await self._decide(message.decide, event, account)
+                decided = await self._decide(decide, event, account)
             except ProblemError as error:
                 outcomes.append(error.problem)
                 continue
@@ -249,13 +246,24 @@ class CustomerActor:
                 raise _EventCrashed(index) from error
             if isinstance(decided, Denied):
                 outcomes.append(Refused(decided.entitlement))
-                self.keep_time()  # what time has done is written all the same
                 continue
             apply(account, decided.changes)
             changes.append(decided.changes)
             outcomes.append(Accepted(decided.row, decided.charges, decided.drawn, decided.hold))
         message.outcomes = outcomes
         self._submit(message, account, changes, self._new_features(changes))
+
+    async def _stands(self, hold: int, account: Account) -> HoldStatus:
+        """Return where a hold stands; what is neither open nor ended lately has been written long ago."""
+        held = account.credits
+        if held is not None and hold in held.holds:
+            return HoldStatus.HELD
+        if held is not None and hold in held.closed:
+            return held.closed[hold]
+        await self._own_commits()
+        row = await self._runtime.books.read(partial(credit_rows.hold_by_number, number=hold))
+        assert row is not None, f"hold {hold} was found before"
+        return row.status
 
     async def _learn_prices(self, events: Sequence[UsageEvent]) -> None:
         """Learn the prices that the events need; again when a reload has thrown them away meanwhile."""
@@ -289,13 +297,13 @@ class CustomerActor:
 
     def _submit(
         self,
-        message: Message,
+        message: Message | None,
         account: Account,
         changes: list[Changes],
         rows: list[tuple[Table, Row]] | None = None,
     ) -> None:
-        """Hand changes to the writer; the message is answered when they are durable."""
-        if not changes and not rows:
+        """Hand changes to the writer; the message is answered when they, and all before them, are durable."""
+        if message is not None and not changes and not rows and not self._in_flight:
             message.settle()
             return
         self._in_flight += 1
@@ -304,7 +312,8 @@ class CustomerActor:
             self._in_flight -= 1
             if not self._in_flight and self._settled is not None:
                 self._settled.set()
-            message.settle(problem)
+            if message is not None:
+                message.settle(problem)
 
         self._runtime.writer.submit(Work(account.customer.number, changes, rows or []), settle)
 
@@ -327,11 +336,9 @@ class CustomerActor:
             await self._own_commits()
             prepared = await self._runtime.books.read(message.prepare)
         changes = deeds.change_credits(message, account, self._runtime, self.ref, prepared)
-        if changes is None:
-            message.settle()
-            return
-        apply(account, changes)
-        self._submit(message, account, [changes])
+        if changes is not None:
+            apply(account, changes)
+        self._submit(message, account, [changes] if changes is not None else [])
 
     def keep_time(self) -> None:
         """Write what time alone has done to the customer's credits, if anything: readers need not wait for it."""

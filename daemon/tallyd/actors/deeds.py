@@ -1,19 +1,26 @@
 """What an actor does besides recording events: each decides what changes, and changes nothing itself."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
 from tallyd.actors.messages import ChangeCredits, ChangeProfile, Introduce, Subscribe
 from tallyd.actors.runtime import Runtime
 from tallyd.engine.account import Account, Changes, Enrolment
+from tallyd.engine.credits import passing
 from tallyd.engine.credits.draft import Draft
-from tallyd.engine.credits.granting import include
-from tallyd.engine.credits.passing import pass_time
+from tallyd.engine.credits.granting import include, pool_for
+from tallyd.engine.rating import PricedPlan
+from tallyd.model.catalog import CreditModel
 from tallyd.model.customer import Customer, CustomerRef, RefKind
 from tallyd.model.problems import Code, Problem, ProblemError, not_found
 from tallyd.model.subscription import Subscription
+from tallyd.store.accounts import AccountRows
+
+DUES_A_SLICE: Final = 200
+"""What falls due at one time is done together; beyond this others get a turn in between."""
 
 
 def stranger(ref: CustomerRef) -> Customer:
@@ -24,6 +31,25 @@ def stranger(ref: CustomerRef) -> Customer:
         reference=ref.value if ref.kind is RefKind.REFERENCE else None,
         stripe_id=ref.value if ref.kind is RefKind.STRIPE else None,
         created_at=0,
+    )
+
+
+def account_of(rows: AccountRows | None, ref: CustomerRef, plans: Mapping[tuple[str, int], PricedPlan]) -> Account:
+    """Return a customer's account from its rows, or a stranger's."""
+    if rows is None:
+        return Account(stranger(ref), known=False)
+    return Account(
+        rows.customer,
+        known=True,
+        enrolments=[
+            Enrolment(subscription, plans[subscription.plan_key, subscription.plan_version])
+            for subscription in rows.subscriptions
+        ],
+        counters=rows.counters,
+        seen=rows.seen,
+        credits=rows.credits,
+        position=rows.position,
+        chain=rows.chain,
     )
 
 
@@ -80,17 +106,45 @@ def subscribe(message: Subscribe, account: Account, runtime: Runtime, ref: Custo
         position=account.position,
         chain=account.chain,
     )
-    if not plan.credits:
+    paying = _paying_models(plan, runtime)
+    if not plan.credits and not paying:
         return changes
     draft = Draft(account, now, runtime.sequences.events.__next__)
-    pass_time(draft)
+    passing.pass_time(draft)
     for included in plan.credits:
         model = runtime.catalogue.credit_models.get(included.credit_model)
         if model is None:
             raise not_found(f"the plan includes credits of {included.credit_model!r}, which is not in the catalog")
         include(draft, Enrolment(subscription, plan), included, model)
+    for model in paying:  # an empty pool: what only credits pay for is not free until the first are there
+        pool_for(draft, model)
     credit, position, chain = draft.seal_all()
     return msgspec.structs.replace(changes, credits=credit, position=position, chain=chain)
+
+
+def _paying_models(plan: PricedPlan, runtime: Runtime) -> list[CreditModel]:
+    """Return the credit models that features of a plan name.
+
+    Raises:
+        ProblemError: there is no such model.
+    """
+    models = []
+    for feature in plan.features.values():
+        if feature.credit_model is not None:
+            model = runtime.catalogue.credit_models.get(feature.credit_model)
+            if model is None:
+                text = f"{feature.key!r} is paid for with {feature.credit_model!r}, which is no credit model"
+                raise not_found(f"the plan cannot be subscribed to: {text}; see [[credit_models]]")
+            models.append(model)
+    return models
+
+
+def pass_time(account: Account, runtime: Runtime) -> Changes:
+    """Do what time alone does to the customer's credits: a slice of it, if there is much."""
+    draft = Draft(account, runtime.clock.now(), runtime.sequences.events.__next__)
+    passing.pass_time(draft, DUES_A_SLICE)
+    credit, position, chain = draft.seal_all()
+    return Changes(credits=credit, position=position, chain=chain)
 
 
 def introduce(message: Introduce, account: Account, runtime: Runtime, ref: CustomerRef) -> Changes:
@@ -130,7 +184,7 @@ def change_credits(
     if not account.known:
         raise not_found(f"there is no customer {ref.value!r}; it comes to be with its first event or subscription")
     draft = Draft(account, runtime.clock.now(), runtime.sequences.events.__next__)
-    pass_time(draft)
+    passing.pass_time(draft)
     message.answer = message.decide(draft, prepared)
     if not draft.changed:
         return None

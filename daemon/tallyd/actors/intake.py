@@ -39,10 +39,13 @@ class Intake:
             nursery.start_soon(self._index.fill_filter)
             await self._index.run()
 
-    async def ingest(self, requests: Sequence[Request], decide: DecideEvent = recording.record) -> list[Outcome]:
+    async def ingest(
+        self, requests: Sequence[Request], decide: DecideEvent = recording.record, hold: int | None = None
+    ) -> list[Outcome]:
         """Record events; outcomes are in the order of the requests, and durable when this returns.
 
-        `decide` says how each is decided: see `Record`. Cancelling the wait does not cancel what was dispatched.
+        `decide` and `hold` say how each is decided: see `Record`. Cancelling the wait does not cancel what was
+        dispatched.
         """
         try:
             self._runtime.writer.refuse_when_full()
@@ -52,7 +55,7 @@ class Intake:
         outcomes: dict[int, Outcome] = {}
         waiting = list(range(len(requests)))
         while waiting:
-            waiting = await self._round(requests, waiting, outcomes, decide)
+            waiting = await self._round(requests, waiting, outcomes, decide, hold)
         self._count(outcomes.values())
         return [outcomes[index] for index in range(len(requests))]
 
@@ -62,6 +65,7 @@ class Intake:
         indexes: list[int],
         outcomes: dict[int, Outcome],
         decide: DecideEvent,
+        hold: int | None,
     ) -> list[int]:
         """Settle the requests whose keys can be claimed; return the others, once their holders are done."""
         mine: list[int] = []
@@ -84,7 +88,7 @@ class Intake:
         try:
             if held:
                 mine = await self._without_known(requests, mine, held, outcomes)
-            messages = self._dispatch(requests, mine, held, outcomes, decide)
+            messages = self._dispatch(requests, mine, held, outcomes, decide, hold)
         finally:
             self._claims.release(held)  # those not handed over with a message
         for message, part in messages:
@@ -117,6 +121,7 @@ class Intake:
         held: list[KeyPair],
         outcomes: dict[int, Outcome],
         decide: DecideEvent,
+        hold: int | None,
     ) -> list[tuple[Record, list[int]]]:
         """Send each customer its part as one message; the message takes its keys' claims with it."""
         parts: dict[CustomerRef, list[int]] = {}
@@ -126,7 +131,7 @@ class Intake:
         taken: set[KeyPair] = set()
         try:
             for ref, part in parts.items():
-                record = Record([requests[index].event for index in part], decide)
+                record = Record([requests[index].event for index in part], decide, hold)
                 try:
                     self._directory.actor(ref).post(record)
                 except ProblemError as error:

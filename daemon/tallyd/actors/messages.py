@@ -79,15 +79,19 @@ class Message:
 class Record(Message):
     """Record events, in order; all that are accepted are written in one transaction.
 
-    `decide` is `recording.record` for facts, `recording.consume` for requests, `recording.settle` for a hold.
+    `decide` is `recording.record` for facts, `recording.consume` for requests, `recording.settle` for a hold,
+    whose number is `hold`: the actor finds out where it stands, in its own turn.
     """
 
-    __slots__ = ("crashes", "decide", "events", "outcomes")
+    __slots__ = ("crashes", "decide", "events", "hold", "outcomes")
 
-    def __init__(self, events: Sequence[UsageEvent], decide: DecideEvent = recording.record) -> None:
+    def __init__(
+        self, events: Sequence[UsageEvent], decide: DecideEvent = recording.record, hold: int | None = None
+    ) -> None:
         super().__init__()
         self.events = events
         self.decide = decide
+        self.hold = hold
         self.outcomes: list[Outcome] = []
         self.crashes: dict[int, int] = {}
 

@@ -136,7 +136,9 @@ def short_problem(outcome: Refused) -> Problem:
     """Return what is said of usage that a hard pool has to pay for and cannot (CONTRACTS B10)."""
     credit, cover = outcome.entitlement.credit, outcome.entitlement.cover
     denomination = credit.pool.model.denomination if credit else "credits"
-    if cover is not None and cover.unsure and not cover.short:
+    if credit is not None and credit.pool.frozen:
+        text = "Credit pool frozen: it gives no credits until it is unfrozen; then send it again with the same key"
+    elif cover is not None and cover.unsure and not cover.short:
         text = "Nobody knows a price for this usage, so no credits can pay for it; see the model and its prices"
     else:
         needed = f"{cover.short} more {denomination} needed; " if cover else ""
@@ -174,10 +176,11 @@ def accepted_view(outcome: Accepted) -> dict[str, Any]:
 
 def _drawn(drawn: list[Drawn]) -> dict[str, Any]:
     """Say what an event drew from credits, and what is left (CONTRACTS 1.4)."""
-    view: dict[str, Any] = {
-        "creditsDeducted": sum((each.total for each in drawn), ZERO),
-        "remainingBalance": drawn[0].pool.balance,
-    }
+    deducted = sum((each.total for each in drawn), ZERO)
+    view: dict[str, Any] = {"creditsDeducted": deducted, "remainingBalance": drawn[0].pool.balance}
+    charged = sum({each.feature: each.quote.charge for each in drawn}.values(), ZERO)
+    if charged > deducted:
+        view["creditsShort"] = charged - deducted  # billed by the plan, or waived, as the pool says
     quote = drawn[0].quote
     if quote.weight is not None:
         view["weightApplied"] = quote.weight

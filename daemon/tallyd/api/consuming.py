@@ -43,6 +43,9 @@ from tallyd.model.money import ZERO
 from tallyd.model.problems import Code, Problem, ProblemError, invalid, not_found
 from tallyd.store import credit_rows, event_rows
 
+SETTLED: Final = "settle"
+"""Key space of settlements without a key of their own: the hold's id is the key."""
+
 TTL_DEFAULT_S: Final = 300
 TTL_MAX_S: Final = 7 * 24 * 3_600
 
@@ -236,16 +239,22 @@ async def settle(core: Core, sent: SettleInput, source: Source = Source.SOCKET) 
     if not sent.final and sent.event_idempotency_key is None:
         raise invalid("eventIdempotencyKey", "is required when final is false, so that a retry counts once")
     ref, hold = await _find_hold(core, sent.hold_id, sent.customer_reference_id)
-    key = sent.event_idempotency_key or f"settle:{event_uuid(hold.number)}"
+    key = sent.event_idempotency_key or event_uuid(hold.number)
     request = read_request(core, _settled_body(sent, hold), source, key)
-    decide = partial(recording.settle, hold=hold.number, final=sent.final, written=hold.status)
-    outcome = (await core.intake.ingest([Request(ref, request.event)], decide))[0]
+    event = request.event
+    if sent.event_idempotency_key is None:
+        event = msgspec.structs.replace(event, key_space=SETTLED)
+    decide = partial(recording.settle, hold=hold.number, final=sent.final)
+    outcome = (await core.intake.ingest([Request(ref, event)], decide, hold.number))[0]
     if isinstance(outcome, Accepted):
         view = {"allowed": True, **accepted_view(outcome)}
         return {**view, **(hold_view(outcome.hold) if outcome.hold else await hold_status(core, sent.hold_id))}
     if isinstance(outcome, Refused):
         raise ProblemError(short_problem(outcome))
     if isinstance(outcome, Duplicate):
+        if not outcome.same_body and sent.event_idempotency_key is None:
+            text = "the hold is settled already, by another usage; report further usage as an event of its own"
+            raise ProblemError(Problem(code=Code.CONFLICT, message=text, detail=event_uuid(outcome.event)))
         if not outcome.same_body:
             raise ProblemError(duplicate_problem(outcome))
         status = await hold_status(core, sent.hold_id)
@@ -275,6 +284,7 @@ def _settled_body(sent: SettleInput, hold: Hold) -> EventBody:
         flow_id=sent.flow_id,
         meta=sent.meta if sent.meta is not None else asked.meta,
         subscription_id=asked.subscription_id,
+        hold_id=event_uuid(hold.number) + ("" if sent.final else "/part"),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -46,6 +47,9 @@ from tallyd.model.moments import iso
 from tallyd.model.money import currency_problem, round_to_currency
 from tallyd.model.problems import Code, ProblemError, invalid, not_found
 from tallyd.store import credit_rows, event_rows
+
+LISTED_MAX: Final = 100
+"""Grants of a pool, and holds, in one answer."""
 
 PURCHASE_LEAST: Final = Decimal("0.50")
 """Of the price's currency: payment providers take no less (CONTRACTS 1.3)."""
@@ -270,6 +274,8 @@ async def _done(core: Core, ref: CustomerRef, moved: Moved, entry: Entry) -> Don
 async def balance(core: Core, reference: str) -> dict[str, Any]:
     """Return a customer's pools, what is left of their grants, and open holds: all of one instant.
 
+    Of each pool the first `LISTED_MAX` grants, and as many holds (P11); `openHolds` counts all.
+
     Raises:
         ProblemError: the customer is unknown.
     """
@@ -281,10 +287,14 @@ async def balance(core: Core, reference: str) -> dict[str, Any]:
         "asOf": iso(now),
         "position": account.position,
         "pools": [
-            {**pool_view(pool), "grants": [grant_view(each, facts) for each in draft.grants_of(pool.number)]}
+            {
+                **pool_view(pool),
+                "grants": [grant_view(each, facts) for each in draft.grants_of(pool.number)[:LISTED_MAX]],
+            }
             for pool in draft.all_pools()
         ],
-        "holds": [hold_view(hold) for hold in draft.open_holds()],
+        "openHolds": sum(1 for _ in draft.open_holds()),
+        "holds": [hold_view(hold) for hold in islice(draft.open_holds(), LISTED_MAX)],
     }
 
 

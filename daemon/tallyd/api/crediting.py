@@ -179,10 +179,10 @@ async def grant(
         ProblemError: bad amount or expiry, unknown pool or customer, archived, or the key is used.
     """
     read_amount("amount", amount)
-    if terms.expires_at is not None and terms.expires_at <= core.clock.now():
-        raise invalid("expiresAt", "must lie in the future")
 
     def decide(draft: Draft, _prepared: Any) -> tuple[Pool, Grant]:
+        if terms.expires_at is not None and terms.expires_at <= draft.now:  # of a new grant: not of a repeat
+            raise invalid("expiresAt", "must lie in the future")
         if isinstance(into, CreditModel):
             pool = granting.pool_for(draft, into)
         else:
@@ -190,7 +190,7 @@ async def grant(
         made = give(draft, pool.number, amount, terms, cause, at=draft.now, key=key)
         return draft.pool(pool.number), made
 
-    return await _move(core, ref, key, decide)
+    return await _move(core, ref, key, decide, amount=amount)
 
 
 async def deduct(
@@ -215,7 +215,7 @@ async def deduct(
         granting.deduct(draft, held, amount, key=key, description=description, metadata=metadata)
         return draft.pool(pool), None
 
-    return await _move(core, ref, key, decide)
+    return await _move(core, ref, key, decide, amount=-amount)
 
 
 async def reverse(core: Core, entry_id: str, *, key: str | None = None, description: str | None = None) -> Moved:
@@ -307,14 +307,35 @@ async def link(
     return made
 
 
-async def _move(core: Core, ref: CustomerRef, key: str | None, decide: Any, prepare: Any = None) -> Moved:
+async def _move(
+    core: Core,
+    ref: CustomerRef,
+    key: str | None,
+    decide: Any,
+    prepare: Any = None,
+    *,
+    amount: Decimal | None = None,
+) -> Moved:
+    """Ask the customer's actor, once for a key; `amount` is what the entry under the key adds to the balance."""
     if key is not None:
         check_identifier("idempotencyKey", key)
     message = ChangeCredits(decide, prepare)
     pair = None if key is None else (KEY_SPACE, key)
     known = await core.intake.ask_once(ref, message, pair)
     if known is not None:
-        text, original = "idempotency key already used", event_uuid(known.id)
-        raise ProblemError(Problem(code=Code.DUPLICATE_KEY, message=text, detail=original))
+        raise ProblemError(await _key_problem(core, ref, known.id, amount))
     pool, made = message.answer
     return Moved(message.entries, pool, made)
+
+
+async def _key_problem(core: Core, ref: CustomerRef, number: int, amount: Decimal | None) -> Problem:
+    """Return what is said of a key that is used: the same done again is a repeat, anything else a conflict."""
+    entry = await core.books.read(partial(credit_rows.entry_by_number, number=number))
+    account = await known_account(core, ref)
+    original = event_uuid(number)
+    if entry is not None and amount is not None:
+        same = (entry.customer, Decimal(entry.amount or 0)) == (account.customer.number, amount)
+        if not same:
+            text = "the idempotency key was used for something else; send a new request with a new key"
+            return Problem(code=Code.IDEMPOTENCY_CONFLICT, message=text, detail=original)
+    return Problem(code=Code.DUPLICATE_KEY, message="idempotency key already used", detail=original)

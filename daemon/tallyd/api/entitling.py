@@ -110,13 +110,14 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
     reasoning_tokens: Decimal | None = None
 
 
-class UsageInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """`usage` of an evaluate request: units, or tallyd's own `estimate` of tokens."""
+class UsageInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """`usage` of an evaluate request; tallyd's own: an `estimate` of tokens, or an event's `costInput`."""
 
     event_name: str | None = None
     usage_units: Decimal | None = None
     model: str | None = None
     estimate: Estimate | None = None
+    cost_input: CostInput | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -127,7 +128,7 @@ class ContextInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     flow_id: str | None = None
 
 
-class EvaluateInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class EvaluateInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Body of POST /entitlements, and params of the socket's `evaluate`.
 
     `usageUnits` may stand on top as it does in an event: to overlook it would answer another question.
@@ -306,7 +307,7 @@ async def _evaluated(core: Core, account: Account, request: EvaluateInput, units
 def _imagined(core: Core, request: EvaluateInput, units: Decimal | None) -> UsageEvent:
     """Return the event that what is asked for would be."""
     usage = request.usage or UsageInput()
-    cost_input = CostInput(model=usage.model) if usage.model else None
+    cost_input = usage.cost_input or (CostInput(model=usage.model) if usage.model else None)
     body = EventBody(
         event_name=usage.event_name or request.feature_key,
         feature_key=request.feature_key,

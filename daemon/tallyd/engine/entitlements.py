@@ -41,7 +41,7 @@ DESCRIPTIONS: Final = {
     Reason.WOULD_EXCEED_LIMIT: "Proposed usage would exceed limit",
     Reason.NO_SUBSCRIPTION: "The customer has no active subscription",
     Reason.NOT_IN_PLAN: "No active plan of the customer has the feature",
-    Reason.NOT_COUNTED: "The event does not count towards the feature's limit: see the feature's meter",
+    Reason.NOT_COUNTED: "The event counts no units of the feature: send usageUnits, or what its meter reads",
 }
 # Looking a member up on its class costs a call in Python 3.11; these are asked for every check.
 _INCLUDED: Final = Reason.INCLUDED

@@ -27,7 +27,7 @@ from tallyd.model.credits import Hold, HoldStatus
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, plain
-from tallyd.model.problems import Code, Problem, ProblemError
+from tallyd.model.problems import Code, Problem, ProblemError, invalid
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _NOTHING_PRICED: Final = "{}"
@@ -158,6 +158,12 @@ class Recording:
                         account, enrolment, count.feature, event.occurred_at, count.units, draft
                     )
                 )
+            if draft is not None and enrolment and count.feature.meter is None and not count.units:
+                stands = entitlements.decide_granted(
+                    account, enrolment, count.feature, event.occurred_at, None, draft
+                )
+                if stands.credit is not None:  # somebody should pay, and nothing would be counted
+                    return Denied(msgspec.structs.replace(stands, allowed=False, reason=Reason.NOT_COUNTED))
         if not _names_a_counted_feature(event, self.counts):
             entitlement = entitlements.decide(
                 account, event.feature_key or event.name, event.occurred_at, event.units or ZERO, draft
@@ -180,6 +186,8 @@ class Recording:
             raise ProblemError(Problem(code=Code.CONFLICT, message=text))
         if draft is None or hold is None or hold.status is not HoldStatus.HELD:
             return self.record(hold=number)
+        if self.enrolment is None or self.enrolment.subscription.number != hold.terms.subscription:
+            raise invalid("occurredAt", "lies outside the subscription that the hold was made on")
         for count in self.counts:
             count.capped = False
         draft.begin_event()

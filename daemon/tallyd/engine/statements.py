@@ -47,7 +47,7 @@ class FeatureStatement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     charge: Decimal
     currency: str
     events: int
-    sent_revenue: Decimal = ZERO
+    sent_revenue: Decimal | None = None
     unpriced_events: int = 0
     steps: list[dict[str, Any]]
     problem: str | None = None
@@ -63,6 +63,8 @@ def feature_statement(account: Account, enrolment: Enrolment, feature: PricedFea
     views = [_step_view(step) for step in steps]
     if feature.accumulates and deciding.charged != in_period.charged:
         views.append(_earlier(in_period, deciding))
+    elif account.credits is not None and not in_period.unpriced:
+        views.extend(_credited(in_period, steps))
     currency = enrolment.plan.currency
     return FeatureStatement(
         feature_key=feature.key,
@@ -74,7 +76,7 @@ def feature_statement(account: Account, enrolment: Enrolment, feature: PricedFea
         charge=round_to_currency(in_period.charged, currency),
         currency=currency,
         events=in_period.events,
-        sent_revenue=in_period.sent,
+        sent_revenue=in_period.sent or None,
         unpriced_events=in_period.unpriced,
         steps=views,
         problem=problem.value if problem else None,
@@ -93,6 +95,14 @@ def _step_view(step: Step) -> dict[str, Any]:
         "unpriced": True if step.amount is None else None,
     }
     return {name: value for name, value in view.items() if value is not None}
+
+
+def _credited(in_period: Counter, steps: list[Step]) -> list[dict[str, Any]]:
+    """Return the step that says what credits in money paid of the price, if they did."""
+    paid = sum((step.amount for step in steps if step.amount is not None), ZERO) - in_period.charged
+    if paid <= ZERO or any(step.amount is None for step in steps):
+        return []
+    return [{"description": "paid with credits", "dimension": "credits", "quantity": paid, "amount": -paid}]
 
 
 def _earlier(in_period: Counter, lifetime: Counter) -> dict[str, Any]:

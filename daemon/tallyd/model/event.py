@@ -42,7 +42,7 @@ class EventBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, r
     """An event as sent (seed 000). Dodo's and Retempo's events are translated into it.
 
     It is kept in the books, canonically encoded, beside what was made of it; equal bodies under one key are a
-    retry, others a conflict.
+    retry, others a conflict. `holdId` is there when the event settled a hold, with `/part` after it for a part.
     """
 
     event_name: str
@@ -57,6 +57,7 @@ class EventBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, r
     subscription_id: str | None = None
     entitlement_id: str | None = None
     invoice_id: str | None = None
+    hold_id: str | None = None
     cost_amount: Decimal | None = None
     revenue_amount: Decimal | None = None
     usage_units: Decimal | None = None

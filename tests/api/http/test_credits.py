@@ -507,17 +507,18 @@ async def test_numbers_are_exact(daemon: Running) -> None:
 
 
 async def test_a_key_grants_once(daemon: Running) -> None:
-    """A used key is 400 in Tanso's words and names what it made; another customer cannot use it either (1.2)."""
+    """A used key is 400 in Tanso's words and names what it made; for something else it is a conflict (1.2)."""
     await daemon.subscribe("acme")
     await daemon.subscribe("other")
     made = await grant(daemon, 5, idempotencyKey="k")
-    for customer in ("acme", "other"):
-        error = await grant(daemon, 5, customer, idempotencyKey="k", expect=400)
-        assert error == {
-            "code": "validation_failed",
-            "message": "Duplicate grant: idempotency key already used",
-            "detail": made["id"],
-        }
+    assert await grant(daemon, 5, idempotencyKey="k", expect=400) == {
+        "code": "validation_failed",
+        "message": "Duplicate grant: idempotency key already used",
+        "detail": made["id"],
+    }
+    for customer, amount in (("other", 5), ("acme", 6)):
+        error = await grant(daemon, amount, customer, idempotencyKey="k", expect=409)
+        assert (error["code"], error["detail"]) == ("idempotency_conflict", made["id"])
     taken = await deduct(daemon, made["creditPoolId"], 1, idempotencyKey="d")
     error = await deduct(daemon, made["creditPoolId"], 1, idempotencyKey="d", expect=400)
     assert error["message"] == "Duplicate deduction: idempotency key already used"

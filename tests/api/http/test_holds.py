@@ -117,7 +117,7 @@ async def test_a_hold_sets_credits_aside_and_its_settlement_draws_them(daemon: R
     assert (after["balance"], after["held"], after["available"]) == (6, 0, 6)
     event = await ask(daemon, "GET", f"{CLIENT}/events/{settled['eventId']}")
     assert [(row["amount"], row["holdId"]) for row in event["credits"]] == [(-4, hold["holdId"])]
-    assert event["eventIdempotencyKey"] == f"settle:{hold['holdId']}"
+    assert event["eventIdempotencyKey"] == hold["holdId"]
     assert (await ask(daemon, "GET", f"{HOLDS}/{hold['holdId']}"))["eventId"] == settled["eventId"]
 
 

@@ -473,9 +473,9 @@ class Books:
         happened = now if occurred_at is None else occurred_at
         period, limit = self.period(happened), self.features[kept.feature].limit
         full = limit is not None and self.used(kept.feature, period) >= limit
+        if period < 0 and kept.status is HoldStatus.HELD:
+            raise Refused("invalid")
         if period < 0 or (full and kept.status is HoldStatus.EXPIRED):
-            if final and kept.status is HoldStatus.HELD:
-                self._close(kept, HoldStatus.SETTLED, now)
             return Outcome({}, ZERO, ZERO, ZERO, capped=period >= 0, hold=kept.status)
         payment = self._payment(kept.feature, units, max(now, happened), model, out_of=kept)
         policy, hard = "bill", None
@@ -562,7 +562,7 @@ class Books:
         price = self.features[feature].price * (units - covered)
         money = self._collect(in_money, price, moment, out_of, until)
         credited = sum((part.amount for part in money), ZERO)
-        short = credited < price if in_money else given < charge
+        short = credited < price if in_money and price else given < charge
         return Payment(parts + money, charge, covered, price, credited, short)
 
     def _collect(

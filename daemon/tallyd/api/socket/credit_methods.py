@@ -16,6 +16,7 @@ from tallyd.model.credits import Pool
 from tallyd.model.customer import CustomerRef
 from tallyd.model.problems import invalid
 
+OFFSET_MAX: Final = 10_000_000
 POOLS_MAX: Final = 50
 """Pools in one statement (P11); of more, ask for each by its id."""
 
@@ -126,8 +127,8 @@ class CreditMethods:
         sent: StatementInput = _decode_statement(params)
         if not 1 <= sent.limit <= PAGE_MAX:
             raise invalid("limit", f"must be 1 to {PAGE_MAX}")
-        if sent.offset < 0:
-            raise invalid("offset", "must not be negative")
+        if not 0 <= sent.offset <= OFFSET_MAX:
+            raise invalid("offset", f"must be 0 to {OFFSET_MAX}")
         ref = entitling.by_reference(sent.customer_reference_id)
         if sent.pool_id is not None:
             owner, pool = await crediting.pool_now(self._core, sent.pool_id, ref)

@@ -111,7 +111,7 @@ def cover(draft: Draft, asked: Asked, weights: Weights, marginal: Marginal) -> C
         return Cover(quote=quote, given=given, rest=rest, amount=ZERO, no_price=None)
     amount, no_price = marginal(asked.feature, asked.rated, rest)
     short, unsure = missing, bool(money_pools) and amount is None
-    if money_pools and amount is not None:
+    if money_pools and amount:
         if not unit_pools:
             quote = Quote(charge=max(ZERO, amount))
         takes, short = _take(draft, money_pools, amount, asked, at)

@@ -101,7 +101,7 @@ def _plan_issues(plan: Plan, models: Mapping[str, CreditModel]) -> Iterator[Foun
         model = models.get(included.credit_model)
         if model is None:
             yield f"{where}.credit_model", f"there is no credit model {included.credit_model!r}"
-        elif model.charge == "price" and model.currency != plan.currency:
+        elif model.charge == "price" and model.currency and model.currency != plan.currency:
             text = f"{model.key!r} is in {model.currency}, and the plan in {plan.currency}: they must be the same"
             yield f"{where}.credit_model", text
         if included.credit_model in seen:
@@ -143,7 +143,7 @@ def _payer_problem(model: CreditModel | None, plan: Plan, each: PlanFeature) -> 
         return f'{model.key!r} pays for no usage: its charge is "nothing"'
     if model.features and each.feature not in model.features:
         return f"{model.key!r} does not pay for {each.feature!r}: see its features"
-    if model.charge == "price" and model.currency != plan.currency:
+    if model.charge == "price" and model.currency and model.currency != plan.currency:
         return f"{model.key!r} is in {model.currency}, and the plan in {plan.currency}: they must be the same"
     return None
 

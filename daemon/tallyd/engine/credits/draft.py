@@ -13,6 +13,7 @@ import msgspec
 from tallyd.engine import chain
 from tallyd.engine.account import Account
 from tallyd.engine.credits.alerts import alerts_of
+from tallyd.engine.credits.balance import BooksError, Delta, check_grants, check_movement
 from tallyd.engine.credits.book import CreditBook, CreditChanges, LinkKey
 from tallyd.model.credit_entries import Cause, Entry, EntryKind, json_text, text
 from tallyd.model.credits import OVERAGE, Grant, GrantTerms, Hold, HoldPart, HoldStatus, Link, Pool
@@ -20,9 +21,6 @@ from tallyd.model.money import ZERO
 
 Numbers = Callable[[], int]
 """Where new rows get their numbers: ascending, never the same twice."""
-
-Delta = tuple[int, Decimal]
-"""(grant, signed amount)."""
 
 _NO_DETAILS: Final = "{}"
 _replace: Final = msgspec.structs.replace
@@ -36,10 +34,6 @@ _TOTAL_OF: Final = {
 }
 
 
-class BooksError(Exception):
-    """A movement that would leave a pool out of balance: a defect, stopped before it reaches the books (P3)."""
-
-
 class Draft:
     """See the module's docstring.
 
@@ -50,12 +44,15 @@ class Draft:
 
     Attributes:
         expired: pools that lost credits to time, and nobody has looked at since.
+        made: new grants, as they were made.
     """
 
     __slots__ = (
         "_after",
         "_before",
+        "_holds_on",
         "_in_event",
+        "_moved",
         "_number",
         "account",
         "base",
@@ -64,6 +61,7 @@ class Draft:
         "grants",
         "holds",
         "links",
+        "made",
         "now",
         "pools",
     )
@@ -79,6 +77,9 @@ class Draft:
         self.links: dict[LinkKey, Link] = {}
         self.due_at = self.base.due_at
         self.expired: set[int] = set()
+        self.made: list[Grant] = []
+        self._moved: set[int] = set()
+        self._holds_on: dict[int, list[int]] | None = None
         self._before: list[tuple[Any, ...]] = []
         self._after: list[tuple[Any, ...]] = []
         self._in_event = False
@@ -175,6 +176,8 @@ class Draft:
         self._set_aside(before.parts if before and before.status is HoldStatus.HELD else (), -1)
         self._set_aside(hold.parts if hold.status is HoldStatus.HELD else (), 1)
         self.holds[hold.number] = hold
+        if before is None:
+            self._index(hold)
 
     def _set_aside(self, parts: Iterable[HoldPart], sign: int) -> None:
         for part in parts:
@@ -188,10 +191,20 @@ class Draft:
 
     def drop_held(self, grant: Grant) -> Grant:
         """Take from holds what they hold of a grant that is gone; return the grant, free."""
-        for hold in list(self.open_holds()):
-            if any(part.grant == grant.number for part in hold.parts):
-                self.put_hold(_replace(hold, parts=[part for part in hold.parts if part.grant != grant.number]))
+        if self._holds_on is None:
+            self._holds_on = {}
+            for hold in self.open_holds():
+                self._index(hold)
+        for number in self._holds_on.pop(grant.number, ()):
+            held = self.hold(number)
+            if held is not None and held.status is HoldStatus.HELD:
+                self.put_hold(_replace(held, parts=[part for part in held.parts if part.grant != grant.number]))
         return self.grant(grant.number, grant.pool)
+
+    def _index(self, hold: Hold) -> None:
+        if self._holds_on is not None:
+            for part in hold.parts:
+                self._holds_on.setdefault(part.grant, []).append(hold.number)
 
     def give(
         self,
@@ -223,6 +236,7 @@ class Draft:
             kind, moved = EntryKind.ADJUSTMENT, ZERO
         self.move(pool, kind, cause, moved, deltas, at=at, key=key, details=json_text(terms), number=number)
         self.note_due(terms.expires_at)
+        self.made.append(self.grants[number])
         return self.grants[number]
 
     def move(
@@ -264,7 +278,8 @@ class Draft:
             changed["overage"] = before.overage + overage
         after = _replace(before, **changed)
         self.pools[pool_number] = after
-        self._check(after, amount, deltas)
+        check_movement(after, amount, deltas)
+        self._moved.add(pool_number)
         number = self._number() if number is None else number
         space = "credit" if key is not None else ""
         self._append(
@@ -289,26 +304,6 @@ class Draft:
             details,
         )
         return number
-
-    def _check(self, pool: Pool, amount: Decimal, deltas: Sequence[Delta]) -> None:
-        """Check that the movement balances, and the pool after it (P3)."""
-        left = self._left(pool.number)
-        totals = pool.granted - pool.consumed - pool.expired + pool.reversed
-        moved = sum([delta for _, delta in deltas], ZERO)
-        if not (moved == amount and pool.balance == left == totals and pool.overage >= ZERO):
-            raise BooksError(
-                f"pool {pool.number} would have {pool.balance}, its grants {left}, its totals {totals}"
-            )
-
-    def _left(self, pool: int) -> Decimal:
-        """Return what the grants of a pool have left together."""
-        held, left = self.base.grants.get(pool, {}), ZERO
-        for number, grant in held.items():
-            left += (self.grants.get(number) or grant).remaining
-        for number, grant in self.grants.items():
-            if grant.pool == pool and number not in held:
-                left += grant.remaining
-        return left
 
     def note(
         self,
@@ -366,6 +361,8 @@ class Draft:
 
     def seal(self, entries: list[Entry], position: int, link: bytes) -> tuple[CreditChanges, int, bytes]:
         """Return all changes; `entries`, `position` and `link` are what came before, the event's row included."""
+        for number in self._moved:
+            check_grants(self.pools[number], self.base.grants.get(number, {}), self.grants)
         after, position, link = self._seal(self._after, position, link)
         due_at = self.due_at
         for hold in self.holds.values():

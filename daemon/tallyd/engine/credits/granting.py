@@ -174,7 +174,8 @@ def deduct(
         ProblemError: not so many are free, or the pool is frozen or archived.
     """
     if pool.frozen or pool.archived:
-        raise conflict(f"the pool is {pool.status} and gives no credits")
+        advice = "; unfreeze it first" if pool.frozen else ""
+        raise conflict(f"the pool is {pool.status} and gives no credits{advice}")
     server = burning.Server(pool, None)
     grants = [part for part in burning.take_free(draft, server, amount, at=draft.now).parts if part.grant]
     free = sum((part.amount for part in grants), ZERO)

@@ -46,8 +46,8 @@ def as_of(account: Account, now: int) -> Draft:
     return draft
 
 
-def pass_time(draft: Draft) -> None:
-    """Do all that is due up to the draft's instant."""
+def pass_time(draft: Draft, most: int = 0) -> None:
+    """Do what is due up to the draft's instant: all of it, or instant by instant until `most` things are done."""
     if draft.base.due_at > draft.now:
         return
     dues = list(_dues(draft))
@@ -60,9 +60,11 @@ def pass_time(draft: Draft) -> None:
         _ALLOCATION: _allocate,
         _TOP_UP: _top_up_again,
     }
-    while dues and dues[0][0] <= draft.now:
+    made, done = len(draft.made), 0
+    due: _Due = (NEVER, 0, 0, 0)
+    while dues and dues[0][0] <= draft.now and (not most or done < most or dues[0][0] == due[0]):
         due = heapq.heappop(dues)
-        known = set(draft.grants)
+        done += 1
         for follows in act[due[1]](draft, due):
             heapq.heappush(dues, follows)
         if not dues or dues[0][0] > due[0]:  # the instant is over: what came with it is there
@@ -72,10 +74,10 @@ def pass_time(draft: Draft) -> None:
                 if again is not None and again > due[0]:
                     heapq.heappush(dues, (again, _TOP_UP, pool, 0))
             draft.expired.clear()
-        for number in draft.grants.keys() - known:  # top-ups expire, too
-            expires_at = draft.grants[number].terms.expires_at
-            if expires_at is not None:
-                heapq.heappush(dues, (expires_at, _GRANT, number, draft.grants[number].pool))
+        for grant in draft.made[made:]:  # top-ups expire, too
+            if grant.terms.expires_at is not None:
+                heapq.heappush(dues, (grant.terms.expires_at, _GRANT, grant.number, grant.pool))
+        made = len(draft.made)
     draft.due_at = dues[0][0] if dues else NEVER
 
 
