@@ -180,7 +180,7 @@ class Fire:
             hold.held = 0 if method == "release" or params["final"] else hold.held - params["usageUnits"]
             hold.held = max(0, hold.held)
             if method == "settle":
-                told.used[params.get("eventIdempotencyKey", f"settle:{hold.id}")] = params["usageUnits"]
+                told.used[params.get("eventIdempotencyKey", hold.id)] = params["usageUnits"]
             self._hold_is(hold, result)
 
     def _hold_is(self, hold: Hold, result: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ from tallyd.model.customer import CustomerRef, RefKind
 from tallyd.model.event import Source, event_number
 from tallyd.model.moments import DAY_US, iso
 from tallyd.model.problems import Code, Problem
+from tallyd.store import sqlite
+from tallyd.store.audit import audit
 
 CLIENT: Final = "/api/v1/client"
 ADMIN: Final = "/api/v1/monetization/credits"
@@ -286,3 +288,18 @@ async def test_an_estimate_that_counts_nothing_is_refused(daemon: Running) -> No
     )
     answer = await consuming.reserve(daemon.core, sent)
     assert (answer["allowed"], answer["meta"]["reason"]["code"]) == (False, "event_not_counted")
+
+
+async def test_keys_made_for_a_client_do_not_disturb_verify(daemon: Running) -> None:
+    """Settlements and events whose keys were made from the hold or the transport's key are true books."""
+    await daemon.subscribe("acme", "named")
+    await grant(daemon, 100)
+    await settle(daemon, await reserve(daemon, 30), usageUnits=7)
+    body = {"eventName": "call", "customerReferenceId": "acme", "featureKey": "chat", "usageUnits": 1}
+    reply = await daemon.http.post(f"{CLIENT}/events", json=body, headers={"Idempotency-Key": "once"})
+    assert reply.status_code == 201
+    connection = sqlite.open_reader(daemon.path)
+    try:
+        assert audit(connection, daemon.core.registry.models, lambda *_: None).findings == []
+    finally:
+        connection.close()

@@ -13,7 +13,7 @@ from tallyd.engine.credits.weights import NO_WEIGHTS, Weight, Weights, weight_id
 from tallyd.engine.events import customer_ref, decode_body
 from tallyd.engine.rating import PricedFeature, PricedPlan
 from tallyd.model.customer import Customer, CustomerRef, RefKind
-from tallyd.model.event import UsageEvent
+from tallyd.model.event import Source, UsageEvent
 from tallyd.model.money import plain
 from tallyd.model.subscription import Subscription
 from tallyd.pricing.prices import TokenPrices
@@ -170,7 +170,7 @@ class Basis:
             range_ = f"[{subscription.starts_at}, {subscription.ends_at})"
             message = f"the event's time {row.occurred_at} is not in the subscription's {range_}"
             self._findings.add("subscription", where, message)
-        if row.key_space:
+        if row.source == Source.RETEMPO:
             self._findings.same("subscription", where, "id", subscription.id, row.key_space)
 
     def check_charge(self, row: EventRow, charge: ChargeRow) -> None:
