@@ -277,14 +277,6 @@ def entry_by_number(connection: sqlite3.Connection, number: int) -> Entry | None
     return None if row is None else Entry(*row)
 
 
-def entry_by_key(connection: sqlite3.Connection, key: str, space: str) -> Entry | None:
-    """Return the ledger entry made under an idempotency key."""
-    row = connection.execute(
-        "SELECT * FROM credit_entries WHERE key = ? AND key_space = ?", (key, space)
-    ).fetchone()
-    return None if row is None else Entry(*row)
-
-
 def entries_of_event(connection: sqlite3.Connection, event: int) -> list[Entry]:
     """Return the ledger entries an event caused, in order."""
     rows = connection.execute("SELECT * FROM credit_entries WHERE event = ? ORDER BY id", (event,))
@@ -313,14 +305,6 @@ def hold_by_number(connection: sqlite3.Connection, number: int) -> Hold | None:
     """Return a hold as it was last written."""
     row = connection.execute("SELECT * FROM holds WHERE number = ?", (number,)).fetchone()
     return None if row is None else hold_of(row)
-
-
-def holds_of(connection: sqlite3.Connection, customer: int, limit: int, offset: int) -> list[Hold]:
-    """Return a page of a customer's holds, newest first."""
-    rows = connection.execute(
-        "SELECT * FROM holds WHERE customer = ? ORDER BY number DESC LIMIT ? OFFSET ?", (customer, limit, offset)
-    )
-    return [hold_of(row) for row in rows]
 
 
 def grants_of(connection: sqlite3.Connection, pool: int) -> list[Grant]:

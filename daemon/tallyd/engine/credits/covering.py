@@ -6,7 +6,6 @@ of money pay what the plan would charge for the rest.
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
 
 import msgspec
 
@@ -227,15 +226,3 @@ def draw(draft: Draft, asked: Asked, covered: Cover, *, event: int, hold: int | 
             details=json_text(details),
             subscription=asked.enrolment.subscription.number,
         )
-
-
-def explain(quote: Quote) -> dict[str, Any]:
-    """Return a quote's evidence for an answer, absent parts left out (CONTRACTS 1.4, 1.9)."""
-    view = {
-        "weight": quote.weight,
-        "weightId": quote.weight_id,
-        "weightMatch": quote.weight_match,
-        "weights": quote.weights or None,
-        "unitsPerCredit": quote.units_per_credit,
-    }
-    return {name: value for name, value in view.items() if value is not None}
