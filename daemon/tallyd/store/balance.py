@@ -5,24 +5,34 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final
 
+import msgspec
+
 from tallyd.model.money import ZERO
 
 POOLS_A_SCAN: Final = 500
 """Pools looked at in one go, so that a look at all of them holds nobody up."""
 
-_POOL: Final = """
-SELECT balance, overage, held, granted, consumed, expired, reversed,
+_POOLS: Final = """
+SELECT number, balance, overage, held, granted, consumed, expired, reversed,
        (SELECT group_concat(remaining || ' ' || held, ' ') FROM grants INDEXED BY grants_alive
          WHERE customer = pools.customer AND remaining <> '0' AND pool = pools.number),
        (SELECT balance_after || ' ' || overage_after FROM credit_entries
          WHERE pool = pools.number AND balance_after IS NOT NULL ORDER BY id DESC LIMIT 1)
-  FROM pools WHERE number = ?"""
+  FROM json_each(?) AS wanted CROSS JOIN pools ON number = wanted.value"""
 _NO_ENTRY: Final = "0 0"
 
 
 def unbalanced_pools(connection: sqlite3.Connection, pools: Iterable[int]) -> list[int]:
     """Return which of these pools do not balance in the file; what cannot be read does not balance."""
-    return [pool for pool in pools if not _balances(connection, pool)]
+    asked = list(pools)
+    if not asked:
+        return []
+    try:
+        rows = connection.execute(_POOLS, (msgspec.json.encode(asked).decode(),)).fetchall()
+    except sqlite3.Error:
+        return asked
+    balanced = {row[0] for row in rows if _balances(row[1:])}
+    return [pool for pool in asked if pool not in balanced]
 
 
 def unbalanced_after(connection: sqlite3.Connection, number: int) -> tuple[int | None, int, list[int]]:
@@ -41,11 +51,10 @@ def unbalanced_after(connection: sqlite3.Connection, number: int) -> tuple[int |
         connection.execute("COMMIT")
 
 
-def _balances(connection: sqlite3.Connection, number: int) -> bool:
+def _balances(row: tuple[str | None, ...]) -> bool:
     try:
-        row = connection.execute(_POOL, (number,)).fetchone()
-        return row is not None and _agree(row)
-    except (sqlite3.Error, ArithmeticError, ValueError, TypeError):
+        return _agree(row)
+    except (ArithmeticError, ValueError, TypeError):
         return False  # what was written cannot be made sense of: that is the finding
 
 
