@@ -24,7 +24,7 @@ from tallyd.engine.credits.draft import Draft
 from tallyd.engine.entitlements import Reason
 from tallyd.model.credits import GrantTerms, GrantType
 from tallyd.model.event import EventBody
-from tallyd.model.moments import SECOND_US
+from tallyd.model.moments import SECOND_US, parse_iso
 from tallyd.model.problems import Code, ProblemError
 from tallyd.pricing.registry import Registry
 from tallyd.store.writer import CommitFailed
@@ -276,6 +276,25 @@ async def test_a_failed_commit_acknowledges_no_movement_of_credits(
         again = [await refusal(core, ask) for ask in asks]
         assert set(again) <= ({None, Code.DUPLICATE_KEY} if written else {None})
         assert await stands(core) == (138, 118)
+
+
+async def test_a_hold_lasts_from_its_decision_on(tmp_path: Path) -> None:
+    """A request that had to wait longer than it asked to hold for is held for that long all the same."""
+    async with open_test_core(tmp_path, CATALOG) as core:
+        await prepaid(core)
+        core.directory._idle_s = -1
+        assert core.directory.put_away_idle() == 1
+        held: list[dict[str, Any]] = []
+
+        async def ask() -> None:
+            held.append(await reserve(core, 10))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.lowlevel.checkpoint()  # asked; the books are still being read
+            move(core, 2 * TTL_S)
+        assert parse_iso(held[0]["expiresAt"]) == core.clock.now() + TTL_S * SECOND_US
+        assert await stands(core) == (100, 90)
 
 
 async def test_a_customer_put_away_and_loaded_again_has_the_same_credits(tmp_path: Path) -> None:

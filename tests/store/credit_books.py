@@ -281,7 +281,7 @@ class Bookkeeper:
         """Hold credits and units; return the hold's number, or None when it is refused."""
         asked = self._event(feature, units, 0, fields)
         how = {"number": self.number, "now": self.now, "terms": TERMS}
-        decided = reserving.reserve(self.account, asked, expires_at=self.now + ttl, **how)
+        decided = reserving.reserve(self.account, asked, ttl=ttl, **how)
         if not isinstance(decided, Reserved):
             return None
         self._keep(decided.changes)

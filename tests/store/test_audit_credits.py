@@ -34,7 +34,7 @@ ONLY_LATER: Final = {("credit_dues", "due_at"), ("credit_weights", "created_at")
 COLUMNS: Final = [
     (table.name, column)
     for table in tables.IN_ORDER
-    if table.name in KINDS and not table.removes
+    if table.name in KINDS and not isinstance(table, tables.Removal)
     for column in table.columns
 ]
 

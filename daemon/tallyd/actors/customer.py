@@ -143,7 +143,10 @@ class CustomerActor:
     async def _load(self) -> None:
         customer_id = self.ref.customer_id()
         rows = await self._runtime.books.read(lambda books: accounts.load_account(books, customer_id))
-        self.account = deeds.account_of(rows, self.ref, self._runtime.catalogue.plans)
+        if rows is None:
+            self.account = Account(deeds.stranger(self.ref), known=False)
+        else:
+            self.account = rows.account(self._runtime.catalogue.plans)
         self._choose_thread(self.account)
         self.loaded.set()
         self.loaded = _LOADED  # an event of its own is no longer needed
@@ -321,7 +324,7 @@ class CustomerActor:
 
     async def _reserve(self, message: Reserve, account: Account) -> None:
         await self._learn_prices([message.event])
-        decide = partial(reserving.reserve, expires_at=message.expires_at)
+        decide = partial(reserving.reserve, ttl=message.ttl)
         decided: Reserved | Denied = await self._decide(decide, message.event, account)
         message.outcome = decided
         if isinstance(decided, Denied):

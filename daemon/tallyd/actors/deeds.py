@@ -1,7 +1,6 @@
 """What an actor does besides recording events: each decides what changes, and changes nothing itself."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +16,6 @@ from tallyd.model.catalog import CreditModel
 from tallyd.model.customer import Customer, CustomerRef, RefKind
 from tallyd.model.problems import Code, Problem, ProblemError, not_found
 from tallyd.model.subscription import Subscription
-from tallyd.store.accounts import AccountRows
 
 DUES_A_SLICE: Final = 200
 """What falls due at one time is done together; beyond this others get a turn in between."""
@@ -31,25 +29,6 @@ def stranger(ref: CustomerRef) -> Customer:
         reference=ref.value if ref.kind is RefKind.REFERENCE else None,
         stripe_id=ref.value if ref.kind is RefKind.STRIPE else None,
         created_at=0,
-    )
-
-
-def account_of(rows: AccountRows | None, ref: CustomerRef, plans: Mapping[tuple[str, int], PricedPlan]) -> Account:
-    """Return a customer's account from its rows, or a stranger's."""
-    if rows is None:
-        return Account(stranger(ref), known=False)
-    return Account(
-        rows.customer,
-        known=True,
-        enrolments=[
-            Enrolment(subscription, plans[subscription.plan_key, subscription.plan_version])
-            for subscription in rows.subscriptions
-        ],
-        counters=rows.counters,
-        seen=rows.seen,
-        credits=rows.credits,
-        position=rows.position,
-        chain=rows.chain,
     )
 
 

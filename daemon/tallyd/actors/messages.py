@@ -116,14 +116,14 @@ class Subscribe(Message):
 
 
 class Reserve(Message):
-    """Hold what an event would use; `outcome` tells whether it fits."""
+    """Hold what an event would use, for `ttl` microseconds from the decision; `outcome` tells whether it fits."""
 
-    __slots__ = ("event", "expires_at", "outcome")
+    __slots__ = ("event", "outcome", "ttl")
 
-    def __init__(self, event: UsageEvent, *, expires_at: int) -> None:
+    def __init__(self, event: UsageEvent, *, ttl: int) -> None:
         super().__init__()
         self.event = event
-        self.expires_at = expires_at
+        self.ttl = ttl
         self.outcome: Reserved | Denied | None = None
 
 

@@ -180,8 +180,7 @@ async def reserve(core: Core, sent: ReserveInput) -> dict[str, Any]:
         ProblemError: bad input, a key used for another hold, or overload.
     """
     request = _reserve_request(core, sent)
-    expires_at = core.clock.now() + sent.ttl_seconds * SECOND_US
-    message = Reserve(request.event, expires_at=expires_at)
+    message = Reserve(request.event, ttl=sent.ttl_seconds * SECOND_US)
     pair = ("hold", sent.idempotency_key) if sent.idempotency_key is not None else None
     known = await core.intake.ask_once(request.ref, message, pair)
     if known is not None:

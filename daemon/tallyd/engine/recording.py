@@ -104,7 +104,7 @@ def settle(
 
     Never capped: its units were admitted when they were held. Denied only where the pool refuses a shortfall; the
     hold stays as it was. A hold that has expired holds nothing: what is reported for it is a plain event.
-    `written` is where the hold stood when it was looked up in the books, for one that ended long ago.
+    `written` is where the hold stands, for one that is not open any more.
 
     Raises:
         ProblemError: the hold is settled or released.
@@ -158,11 +158,11 @@ class Recording:
                         account, enrolment, count.feature, event.occurred_at, count.units, draft
                     )
                 )
-            if draft is not None and enrolment and count.feature.meter is None and not count.units:
+            if enrolment and count.feature.meter is None and not count.units:
                 stands = entitlements.decide_granted(
                     account, enrolment, count.feature, event.occurred_at, None, draft
                 )
-                if stands.credit is not None:  # somebody should pay, and nothing would be counted
+                if stands.limit is not None or stands.credit is not None:  # it would be free for ever
                     return Denied(msgspec.structs.replace(stands, allowed=False, reason=Reason.NOT_COUNTED))
         if not _names_a_counted_feature(event, self.counts):
             entitlement = entitlements.decide(
@@ -179,8 +179,6 @@ class Recording:
         draft = self.draft
         hold = draft.hold(number) if draft is not None else None
         status = hold.status if hold is not None else written
-        if hold is None and self.account.credits is not None:
-            status = self.account.credits.closed.get(number, written)
         if status in (HoldStatus.SETTLED, HoldStatus.RELEASED):
             text = f"the hold is {status} already; report further usage as an event of its own"
             raise ProblemError(Problem(code=Code.CONFLICT, message=text))

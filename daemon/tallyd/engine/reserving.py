@@ -20,7 +20,6 @@ from tallyd.model.credit_entries import Cause, EntryKind, json_text
 from tallyd.model.credits import HeldUnits, Hold, HoldPart, HoldTerms
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO
-from tallyd.model.problems import invalid
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False):
@@ -35,7 +34,7 @@ def reserve(
     account: Account,
     event: UsageEvent,
     *,
-    expires_at: int,
+    ttl: int,
     number: Numbers,
     now: int,
     terms: Terms,
@@ -46,13 +45,13 @@ def reserve(
     Args:
         account: the customer's books.
         event: the usage expected at most, with the idempotency key of the hold.
-        expires_at: when the hold ends by itself.
+        ttl: how long the hold lasts from now on, in microseconds; longer than nothing.
         number: gives new rows their numbers.
         now: microseconds UTC.
         terms: what holds for all customers.
         marginal: asks a pricing model.
     """
-    return _Reserving(account, event, number, now, terms, marginal).reserve(expires_at)
+    return _Reserving(account, event, number, now, terms, marginal).reserve(now + ttl)
 
 
 class _Reserving(Recording):
@@ -65,9 +64,6 @@ class _Reserving(Recording):
         if denied is not None:
             return denied
         assert self.enrolment is not None, "what is not on a subscription is refused"
-        if self.counts and not any(each.units for each in self.counts):
-            text = f"comes to no units of {self.counts[0].feature.key!r}, which does not count what was sent"
-            raise invalid("usageUnits", text)
         draft = self.draft = self.draft or Draft(self.account, self.now, self.number)
         covers: list[tuple[Count, Cover]] = []
         hold = self._hold(draft, expires_at)

@@ -1,15 +1,17 @@
 """Loading one customer's books, and what the daemon must know at start."""
 
 import sqlite3
+from collections.abc import Mapping
 from decimal import Decimal
 from itertools import count
 from typing import Any
 
 import msgspec
 
-from tallyd.engine.account import Counter, CounterKey
+from tallyd.engine.account import Account, Counter, CounterKey, Enrolment
 from tallyd.engine.chain import GENESIS
 from tallyd.engine.credits.book import CreditBook
+from tallyd.engine.rating import PricedPlan
 from tallyd.model.customer import Customer
 from tallyd.model.subscription import Subscription
 from tallyd.store.credit_rows import load_credits
@@ -27,6 +29,19 @@ class AccountRows(msgspec.Struct, kw_only=True, gc=False):
     credits: CreditBook | None
     position: int
     chain: bytes
+
+    def account(self, plans: Mapping[tuple[str, int], PricedPlan]) -> Account:
+        """Return the account, with the versions of plans that its subscriptions are on."""
+        return Account(
+            self.customer,
+            known=True,
+            enrolments=[Enrolment(each, plans[each.plan_key, each.plan_version]) for each in self.subscriptions],
+            counters=self.counters,
+            seen=self.seen,
+            credits=self.credits,
+            position=self.position,
+            chain=self.chain,
+        )
 
 
 def load_account(connection: sqlite3.Connection, customer_id: str) -> AccountRows | None:

@@ -20,27 +20,29 @@ Row = tuple[Any, ...]
 
 
 class Table(msgspec.Struct, frozen=True, eq=False):
-    """Where rows go and what happens when one is there already.
-
-    `removes_before`: rows are not added, but those whose one column is less than the value are removed;
-    `removes`: those whose one column has the value.
-    """
+    """Where rows go and what happens when one is there already."""
 
     name: str
     columns: tuple[str, ...]
     on_conflict: str = ""
-    removes_before: bool = False
-    removes: bool = False
 
-    def insert(self, rows: int) -> str:
+    def statement(self, rows: int) -> str:
         """Return the statement that writes this many rows."""
-        if self.removes_before:
-            return f"DELETE FROM {self.name} WHERE {self.columns[0]} < " + "max(?" + ",?" * (rows - 1) + ",0)"
-        if self.removes:
-            return f"DELETE FROM {self.name} WHERE {self.columns[0]} IN (" + ",".join("?" * rows) + ")"
         marks = "(" + ",".join("?" * len(self.columns)) + ")"
         values = ",".join([marks] * rows)
         return f"INSERT INTO {self.name} ({','.join(self.columns)}) VALUES {values} {self.on_conflict}"
+
+
+class Removal(Table, frozen=True, eq=False):
+    """Rows that go: those whose one column has the value, or with `before` a lesser one."""
+
+    before: bool = False
+
+    def statement(self, rows: int) -> str:
+        """Return the statement that removes by this many values."""
+        marks = ",".join("?" * rows)
+        condition = f"< max({marks},0)" if self.before else f"IN ({marks})"
+        return f"DELETE FROM {self.name} WHERE {self.columns[0]} {condition}"
 
 
 def _replace(columns: Iterable[str]) -> str:
@@ -79,15 +81,15 @@ CREDIT_MODELS: Final = Table(
 )
 CREDIT_WEIGHTS: Final = Table("credit_weights", _columns("id feature model kind weight effective_from created_at"))
 CREDIT_PRICES: Final = Table("credit_prices", _columns("id credit_model price currency effective_from created_at"))
-DELETED_WEIGHTS: Final = Table("credit_weights", ("id",), removes=True)
-DELETED_PRICES: Final = Table("credit_prices", ("id",), removes=True)
+DELETED_WEIGHTS: Final = Removal("credit_weights", ("id",))
+DELETED_PRICES: Final = Removal("credit_prices", ("id",))
 API_KEYS: Final = Table("api_keys", _columns("hash name hint scopes created_at"))
 REPLAYS: Final = Table(
     "replays",
     _columns("place key body_hash status content created_at"),
     "ON CONFLICT (place, key) DO UPDATE SET " + _replace(_columns("body_hash status content created_at")),
 )
-OLD_REPLAYS: Final = Table("replays", ("created_at",), removes_before=True)
+OLD_REPLAYS: Final = Removal("replays", ("created_at",), before=True)
 SUBSCRIPTIONS: Final = Table(
     "subscriptions",
     _columns("number id customer plan_key plan_version starts_at ends_at anchor_day interval_months created_at"),
@@ -217,7 +219,7 @@ def add_exact(left: str, right: str) -> str:
 
 @lru_cache(maxsize=256)
 def _statement(table: Table, rows: int) -> str:
-    return table.insert(rows)
+    return table.statement(rows)
 
 
 def write_rows(connection: sqlite3.Connection, table: Table, rows: Sequence[Row]) -> None:

@@ -59,6 +59,22 @@ feature = "calls"
 pricing = { model = "usage", usage_unit_type = "calls", price_per_unit = "0.10" }
 
 [[plans]]
+key = "llm"
+name = "LLM"
+[[plans.features]]
+feature = "chat"
+[plans.features.pricing]
+model = "llm_tokens"
+rates."gpt-4o" = { input = "2.50", output = 10 }
+
+[[plans]]
+key = "capped"
+name = "Capped"
+[[plans.features]]
+feature = "chat"
+pricing = { model = "included", max_usage = 5 }
+
+[[plans]]
 key = "typo"
 name = "Typo"
 [[plans.features]]
@@ -136,6 +152,28 @@ async def test_consuming_nothing_that_counts_is_refused(daemon: Running, sent: d
     await grant(daemon, 5)
     answer = await consume(daemon, **sent)
     assert (answer.allowed, answer.meta.reason.code) == (False, "event_not_counted")
+
+
+async def test_consuming_nothing_of_a_limit_is_refused(daemon: Running) -> None:
+    """The same holds for a plain limit: what counts no units would never reach it."""
+    await daemon.subscribe("acme", "capped")
+    answer = await consume(daemon)
+    assert (answer.allowed, answer.meta.reason.code) == (False, "event_not_counted")
+    assert (await consume(daemon, usageUnits=5)).allowed
+    assert not (await consume(daemon, usageUnits=1)).allowed
+
+
+async def test_credits_in_money_pay_what_tokens_cost(daemon: Running) -> None:
+    """An estimate of tokens holds the plan's price of them, its settlement draws the price of what was used."""
+    await daemon.subscribe("acme", "llm")
+    await grant(daemon, 1, "money")
+    estimate = {"model": "gpt-4o", "inputTokens": 1000, "maxOutputTokens": 4000}
+    body = {"customerReferenceId": "acme", "featureKey": "chat", "estimate": estimate}
+    hold = await post(daemon, f"{CLIENT}/holds", **body)
+    assert hold["heldCredits"] == Decimal("0.0425")
+    settled = await settle(daemon, hold["holdId"], costInput={"inputTokens": 1000, "outputTokens": 500})
+    assert (settled["creditsDeducted"], settled["revenueAmount"]) == (Decimal("0.0075"), 0)
+    assert settled["remainingBalance"] == Decimal("0.9925")
 
 
 async def test_the_steps_of_a_charge_say_what_credits_paid(daemon: Running) -> None:

@@ -354,9 +354,7 @@ class CreditMachine(RuleBasedStateMachine):
         refusal, _ = self._expect(
             lambda: self.books.hold(used.feature_key or "", units, ttl, self.now, model=model)
         )
-        decided = reserving.reserve(
-            self.account, used, expires_at=self.now + ttl, number=self.number, now=self.now, terms=TERMS
-        )
+        decided = reserving.reserve(self.account, used, ttl=ttl, number=self.number, now=self.now, terms=TERMS)
         assert isinstance(decided, Denied) == (refusal is not None), (refusal, decided)
         if isinstance(decided, Reserved):
             self._write(decided.changes)

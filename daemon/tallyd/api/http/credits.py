@@ -66,7 +66,7 @@ class Credits:
     async def purchase(self) -> Response:
         """Sell credits: 201; 400 when they have no price, or come to less than can be charged.
 
-        The payment is collected outside for now, by whoever calls this: `completed` is always true.
+        The payment is collected outside, by whoever calls this; so `completed` is true.
         """
         sent = decode_purchase(await body_bytes())
         return tanso.success(await credit_requests.purchase(self._core, sent, request_key()), 201)
