@@ -1,10 +1,12 @@
 """What all tests share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from werkzeug.routing import Rule
 
 from harness import Running, running
 
@@ -12,6 +14,20 @@ from harness import Running, running
 # the line that repeats it.
 settings.register_profile("tallyd", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("tallyd")
+
+_compile_builder = Rule._compile_builder
+
+
+def _compile_when_asked(rule: Rule, append_unknown: bool = True) -> Callable[..., Any]:
+    """Put off what builds URLs out of a route: nobody asks for it, and it costs most of a start."""
+
+    def build(itself: Rule, **values: Any) -> Any:
+        return _compile_builder(rule, append_unknown)(itself, **values)
+
+    return build
+
+
+Rule._compile_builder = _compile_when_asked  # type: ignore[method-assign]
 
 
 @pytest.fixture

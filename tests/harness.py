@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,9 @@ from tallyd.actors.keys import SCOPES
 from tallyd.clock import FixedClock
 from tallyd.config import load_config
 from tallyd.core import Core
+from tallyd.model.customer import CustomerRef, RefKind
 from tallyd.model.moments import parse_iso
+from tallyd.pricing.registry import Registry
 from tallyd.service import Service
 
 NOW: Final = parse_iso("2026-11-21T12:00:00Z")
@@ -80,6 +83,16 @@ class Running(msgspec.Struct, kw_only=True):
         assert reply.status_code == 201, reply.text
         return str(reply.json()["data"]["subscription"]["id"])
 
+    async def position(self, reference: str) -> int:
+        """Return the position that a customer's ledger has come to."""
+        return (await self.core.directory.account(CustomerRef(RefKind.REFERENCE, reference))).position
+
+
+@cache
+def plugins(inline: tuple[str, ...], disabled: tuple[str, ...]) -> Registry:
+    """The installed plugins, found once for all daemons of a run."""
+    return Registry(inline=inline, disabled=disabled)
+
 
 @asynccontextmanager
 async def running(
@@ -103,7 +116,9 @@ async def running(
         **{name.replace("__", "."): value for name, value in settings.items()},
     }
     ready = trio.Event()
-    service = Service(load_config(None, {}, overrides), clock=clock, on_ready=lambda _: ready.set())
+    config = load_config(None, {}, overrides)
+    registry = plugins(config.plugins.inline, config.plugins.disabled)
+    service = Service(config, registry=registry, clock=clock, on_ready=lambda _: ready.set())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.run)
         with trio.fail_after(PATIENCE_S):

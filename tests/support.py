@@ -4,6 +4,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,29 +12,34 @@ import msgspec
 import trio
 
 from tallyd.actors.intake import Request
-from tallyd.actors.messages import Outcome, Subscribe
+from tallyd.actors.messages import Outcome, Subscribe, SubscribeTerms
 from tallyd.api.socket.methods import Methods
 from tallyd.api.socket.server import SocketServer, listen_unix
 from tallyd.clock import FixedClock
 from tallyd.config import Config, load_config
 from tallyd.core import Core, open_core
 from tallyd.engine import events, recording
-from tallyd.engine.account import Account, Changes, ChargeRow, Enrolment, EventRow, apply
+from tallyd.engine.account import Account, Changes, Enrolment, apply
 from tallyd.engine.catalog import check_catalog, price_plan, read_catalog
 from tallyd.engine.costs import CostRule, Versions
+from tallyd.engine.passing import pass_time
 from tallyd.engine.rating import PricedPlan
 from tallyd.engine.recording import Denied, Recorded
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.engine.terms import Terms
 from tallyd.model.customer import Customer, CustomerRef, RefKind
 from tallyd.model.event import CostInput, EventBody, Source, UsageEvent
 from tallyd.model.moments import parse_iso
-from tallyd.model.subscription import Subscription
+from tallyd.model.periods import Cycle
+from tallyd.model.subscription import Phase, Subscription
 from tallyd.pricing.prices import DatedPrices, ProviderPrices, TokenPrices
 from tallyd.pricing.registry import Registry
 
 INLINE: Final = ("included", "usage", "graduated", "llm_tokens")
 NOW: Final = parse_iso("2026-11-21T12:00:00Z")
 LONG_AGO: Final = parse_iso("2020-01-01T00:00:00Z")
+THIS_MONTH: Final = parse_iso("2026-11-01T00:00:00Z")
+"""Where a subscription starts that need not have lived through many periods."""
 PATIENCE_S: Final = 30
 MODELS: Final = Registry(inline=INLINE).models
 
@@ -94,16 +100,20 @@ def plan_of(pricing: str, *, meter: str = "", extra: str = "", feature: str = "a
 
 def enrolment(plan: PricedPlan, number: int = 1, **fields: Any) -> Enrolment:
     """A subscription to a plan."""
-    given = {"starts_at": LONG_AGO, "ends_at": None, "anchor_day": 1, "interval_months": plan.interval_months}
+    given = {"starts_at": LONG_AGO, "ends_at": None, "renewed_to": -1, **fields}
+    anchor = given.pop("anchor_day", 1)
+    months = given.pop("interval_months", plan.interval_months)
+    cycle = Cycle(given["starts_at"], anchor, months, plan.interval_days)
     subscription = Subscription(
         number=number,
         id=f"subscription-{number}",
         customer=1,
-        plan_key=plan.key,
-        plan_version=plan.version,
         created_at=NOW,
-        **{**given, **fields},
+        phases=[Phase(given["starts_at"], plan.key, plan.version, cycle)],
+        **given,
     )
+    if given["renewed_to"] < 0 and subscription.active_at(NOW):
+        subscription = msgspec.structs.replace(subscription, renewed_to=subscription.period_at(NOW).start)
     return Enrolment(subscription, plan)
 
 
@@ -136,20 +146,28 @@ class Ledger:
         self.changes: list[Changes] = []
         self.rows: list[EventRow] = []
         self.charges: list[ChargeRow] = []
-        self._ids = itertools.count(1)
+        self.number = itertools.count(1).__next__
 
     def record(self, happened: UsageEvent) -> Recorded:
         """Record an event as a fact."""
-        decided = recording.record(self.account, happened, number=self._ids.__next__, now=NOW, terms=self.terms)
+        self.let_time_pass()
+        decided = recording.record(self.account, happened, number=self.number, now=NOW, terms=self.terms)
         self._keep(decided)
         return decided
 
     def consume(self, asked: UsageEvent) -> Recorded | Denied:
         """Record an event if it fits."""
-        decided = recording.consume(self.account, asked, number=self._ids.__next__, now=NOW, terms=self.terms)
+        self.let_time_pass()
+        decided = recording.consume(self.account, asked, number=self.number, now=NOW, terms=self.terms)
         if isinstance(decided, Recorded):
             self._keep(decided)
         return decided
+
+    def let_time_pass(self) -> None:
+        """Write what time has done."""
+        while (changes := pass_time(self.account, NOW, self.number)) is not None:
+            apply(self.account, changes)
+            self.changes.append(changes)
 
     def _keep(self, decided: Recorded) -> None:
         apply(self.account, decided.changes)
@@ -206,13 +224,20 @@ def settings(directory: Path, catalog: str = CATALOG, **overrides: Any) -> Confi
     return load_config(None, {}, given)
 
 
+@cache
+def found(inline: tuple[str, ...]) -> Registry:
+    """The installed plugins, found once for all cores of a run."""
+    return Registry(inline=inline)
+
+
 @asynccontextmanager
 async def open_test_core(
     directory: Path, catalog: str = CATALOG, *, plugins: Iterable[object] = (), **overrides: Any
 ) -> AsyncIterator[Core]:
     """A core on real books, at a standing time. Opening again in the same directory finds the same books."""
     config = settings(directory, catalog, **overrides)
-    registry = Registry(inline=config.plugins.inline, extra=plugins)
+    extra = [*plugins]
+    registry = Registry(inline=config.plugins.inline, extra=extra) if extra else found(config.plugins.inline)
     with trio.fail_after(PATIENCE_S):
         async with open_core(config, registry=registry, clock=FixedClock(NOW)) as core:
             yield core
@@ -233,11 +258,12 @@ async def ingest(core: Core, *requests: Request, consuming: bool = False) -> lis
     return await core.intake.ingest(requests, recording.consume if consuming else recording.record)
 
 
-async def subscribe(core: Core, customer: str, plan: str = "pro", starts_at: int = LONG_AGO) -> None:
+async def subscribe(core: Core, customer: str, plan: str = "pro", starts_at: int = THIS_MONTH) -> None:
     """Put a customer on a plan."""
     priced_plan = core.catalogue.latest(plan)
     assert priced_plan is not None, "the catalog has the plan"
-    await core.intake.ask(reference(customer), Subscribe(priced_plan, starts_at=starts_at, anchor_day=1))
+    terms_ = SubscribeTerms(plan=priced_plan, starts_at=starts_at, anchor_day=1)
+    await core.intake.ask(reference(customer), Subscribe(terms_))
 
 
 async def rows(core: Core, sql: str, *values: object) -> list[tuple[Any, ...]]:

@@ -3,7 +3,7 @@
 import secrets
 import time
 import uuid
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -36,6 +36,33 @@ class FixedClock:
         if micros < 0:
             raise ValueError("time does not run backwards")
         self._now += micros
+
+
+class Clocks:
+    """Where all of the daemon gets "now" from: the machine's clock, or test clocks that stand until moved.
+
+    Args:
+        system: the machine's clock.
+        standing: test clocks by customer id; under the empty text, the whole daemon's.
+    """
+
+    def __init__(self, system: Clock, standing: dict[str, int]) -> None:
+        self.system = system
+        self.standing = standing
+
+    def now(self) -> int:
+        """Return the daemon's own now."""
+        return self.standing.get(DAEMON) or self.system.now() if self.standing else self.system.now()
+
+    def of(self, customer_id: str) -> int:
+        """Return a customer's now."""
+        if not self.standing:
+            return self.system.now()
+        return self.standing.get(customer_id) or self.now()
+
+
+DAEMON: Final = ""
+"""Stands for the whole daemon among the customers that have test clocks."""
 
 
 def new_uuid() -> str:

@@ -1,20 +1,26 @@
 """Settings: `tallyd.toml`, then `TALLYD_*` variables, then command-line options, into one frozen Config."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from tallyd.model.access import Scope
+from tallyd.model.periods import zone_problem
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
 ENVIRONMENT_PREFIX: Final = "TALLYD_"
 CONFIG_FILE_VARIABLE: Final = "TALLYD_CONFIG_FILE"
+PROVIDER_VARIABLE: Final = "TALLYD_PAYMENTS_PROVIDER"
+FILE_SUFFIX: Final = "_file"
+"""Ends a key of a payment provider whose value is in the file that is named."""
 NOBODY: Final = "none"
 PORT_MAX: Final = 65_535
 SOCKET_NAME: Final = "tallyd.sock"
@@ -93,6 +99,42 @@ class AccountSettings(_Section, frozen=True, kw_only=True):
 
     currency: str = "USD"
     business_id: str = "tallyd"
+    timezone: str = "UTC"
+
+
+class Invoices(_Section, frozen=True, kw_only=True):
+    """`[invoices]`: who sends them; what is empty is left out of the page."""
+
+    name: str = ""
+    address: tuple[str, ...] = ()
+    email: str = ""
+    tax_id: str = ""
+    footer: str = ""
+
+
+class Payments(_Section, frozen=True, kw_only=True):
+    """`[payments]`: the provider on whose page invoices are paid, and the tables of providers, secrets among them.
+
+    Attributes:
+        provider: name of a payment plugin; empty for none.
+        success_url: where customers go after paying.
+        cancel_url: where they go when they turn back; empty for no way back.
+        budget_ms: how long an answer of the provider is waited for.
+        settings: texts by key, by the name of the table; never shown.
+    """
+
+    provider: str = ""
+    success_url: str = ""
+    cancel_url: str = ""
+    budget_ms: Positive = 15_000
+    settings: Mapping[str, Mapping[str, str]] = {}
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        shown = {**msgspec.structs.asdict(self), "settings": sorted(self.settings)}
+        return list(shown.items())
+
+    def __repr__(self) -> str:
+        return f"Payments({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
 
 class Log(_Section, frozen=True, kw_only=True):
@@ -112,6 +154,8 @@ class Config(_Section, frozen=True, kw_only=True):
     features: Features = Features()
     plugins: Plugins = Plugins()
     account: AccountSettings = AccountSettings()
+    invoices: Invoices = Invoices()
+    payments: Payments = Payments()
     log: Log = Log()
     catalog: str | None = None
     shutdown_s: PositiveNumber = 3.0
@@ -148,13 +192,37 @@ def load_config(
     if path is not None:
         raw = _read_toml(path)
     _convert(raw, str(path) if path else "defaults")  # errors of the file name the file
-    for name, value in sorted((os.environ if environment is None else environment).items()):
+    variables = dict(os.environ if environment is None else environment)
+    for name in sorted(variables, key=lambda name: (name != PROVIDER_VARIABLE, name)):  # it says what others mean
         if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_FILE_VARIABLE:
-            _put_variable(raw, name, value)
+            _put_variable(raw, name, variables[name])
     for place, value in (overrides or {}).items():
         if value is not None:
             _put(raw, place.split("."), value)
-    return _convert(raw, "settings")
+    config = _convert(raw, "settings")
+    _check_payments(config.payments)
+    return config
+
+
+def provider_settings(payments: Payments) -> dict[str, str]:
+    """Return what the payment plugin is given: its table, with the content of the files that it names.
+
+    Raises:
+        ConfigError: a file cannot be read, or a key is given twice.
+    """
+    given = dict(payments.settings.get(payments.provider, {}))
+    for key in [key for key in given if key.endswith(FILE_SUFFIX)]:
+        place, path = f"payments.{payments.provider}.{key}", given.pop(key)
+        name = key.removesuffix(FILE_SUFFIX)
+        if name in given:
+            raise ConfigError(f"{place}: {name} is set as well; set one of the two")
+        try:
+            given[name] = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(f"{place}: {path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{place}: {path} is not UTF-8") from None
+    return given
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -166,7 +234,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _convert(raw: dict[str, Any], source: str) -> Config:
     try:
-        config = msgspec.convert(raw, Config)
+        config = msgspec.convert(_with_provider_tables(raw, source), Config)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         where = place.rstrip("`").lstrip(".")
@@ -174,7 +242,41 @@ def _convert(raw: dict[str, Any], source: str) -> Config:
     if not _is_address(config.http.bind):
         text = f"must be HOST:PORT, such as 127.0.0.1:8787, or {NOBODY}; it is {config.http.bind!r}"
         raise ConfigError(f"{source}: http.bind: {text}")
+    zone = zone_problem(config.account.timezone)
+    if zone:
+        raise ConfigError(f"{source}: account.timezone: {zone}")
     return config
+
+
+def _with_provider_tables(raw: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return the settings with the tables of payment providers, which may have any name, put together."""
+    payments = raw.get("payments")
+    if not isinstance(payments, dict):
+        return raw
+    tables = {name: value for name, value in payments.items() if isinstance(value, dict)}
+    for name, table in tables.items():
+        for key, value in table.items():
+            if not isinstance(value, str):
+                raise ConfigError(f"{source}: payments.{name}.{key}: must be a text")
+    plain = {name: value for name, value in payments.items() if name not in tables}
+    return {**raw, "payments": {"settings": tables, **plain}}
+
+
+def _check_payments(payments: Payments) -> None:
+    if payments.provider and not payments.success_url:
+        raise ConfigError("payments.success_url: is missing: where customers go after paying")
+    for name in ("success_url", "cancel_url"):
+        text = getattr(payments, name)
+        if text and not _is_url(text):
+            raise ConfigError(f"payments.{name}: must be an address such as https://app.example.com/paid")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # it begins like an IPv6 address, and is none
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 def _is_address(bind: str) -> bool:
@@ -202,7 +304,27 @@ def _put_variable(raw: dict[str, Any], name: str, text: str) -> None:
                 if inner.encode_name == key:
                     _put(raw, [field.encode_name, key], _typed(name, text, inner.type))
                     return
-    raise ConfigError(f"{name}: there is no such setting; see config/tallyd.toml")
+    if not _put_provider_variable(raw, words, text):
+        raise ConfigError(f"{name}: there is no such setting; see config/tallyd.toml")
+
+
+def _put_provider_variable(raw: dict[str, Any], words: str, text: str) -> bool:
+    """Put `TALLYD_PAYMENTS_STRIPE_SECRET_KEY=…` at `payments.stripe.secret_key`, if Stripe is set up; say whether.
+
+    It takes the place of `secret_key_file`, and the other way round.
+    """
+    payments: dict[str, Any] = raw.get("payments", {})
+    known = [name for name, table in payments.items() if isinstance(table, dict)]
+    for provider in [payments.get("provider", ""), *known]:
+        prefix = f"payments_{re.sub(r'[^a-z0-9]', '_', provider.lower())}_"
+        key = words.removeprefix(prefix)
+        if provider and key and words.startswith(prefix):
+            table = payments.setdefault(provider, {})
+            other = key.removesuffix(FILE_SUFFIX) if key.endswith(FILE_SUFFIX) else key + FILE_SUFFIX
+            table.pop(other, None)
+            table[key] = text
+            return True
+    return False
 
 
 def _typed(name: str, text: str, wanted: Any) -> Any:

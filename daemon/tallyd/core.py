@@ -10,16 +10,21 @@ import trio
 
 from tallyd.actors.catalogue import Catalogue
 from tallyd.actors.directory import Directory
+from tallyd.actors.due import Due
+from tallyd.actors.idempotency import Claims
 from tallyd.actors.intake import Intake
 from tallyd.actors.keys import KeyRing
 from tallyd.actors.runtime import Counts, Runtime
+from tallyd.actors.standing_clocks import StandingClocks
+from tallyd.actors.timekeeper import Timekeeper
 from tallyd.actors.worker import Worker
-from tallyd.clock import Clock, new_uuid
+from tallyd.clock import Clock, Clocks, new_uuid
 from tallyd.config import Config
 from tallyd.engine.catalog import CatalogError, CatalogIssue, read_catalog
+from tallyd.payments.provider import Provider
 from tallyd.pricing.registry import Registry
 from tallyd.store import sqlite, tables
-from tallyd.store.accounts import load_sequences
+from tallyd.store.accounts import load_sequences, load_test_clocks
 from tallyd.store.batch import Work
 from tallyd.store.books import Books, open_books
 from tallyd.store.catalog_rows import load_catalog
@@ -35,10 +40,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Core(msgspec.Struct, kw_only=True):
-    """The parts."""
+    """The parts. Without a `provider` there are no pages to pay on; those being made are claimed in `opening`."""
 
     config: Config
-    clock: Clock
+    clock: Clocks
     books: Books
     writer: Writer
     registry: Registry
@@ -48,6 +53,10 @@ class Core(msgspec.Struct, kw_only=True):
     intake: Intake
     keys: KeyRing
     counts: Counts
+    timekeeper: Timekeeper
+    standing_clocks: StandingClocks
+    provider: Provider | None = None
+    opening: Claims = msgspec.field(default_factory=Claims)
 
     async def reload_catalog(self) -> list[str]:
         """Read the catalog file again and put it in force; return what changed.
@@ -67,8 +76,12 @@ class Core(msgspec.Struct, kw_only=True):
 
 
 @asynccontextmanager
-async def open_core(config: Config, *, registry: Registry, clock: Clock) -> AsyncIterator[Core]:
+async def open_core(
+    config: Config, *, registry: Registry, clock: Clock, provider: Provider | None = None
+) -> AsyncIterator[Core]:
     """Start everything but the interfaces; on leaving, all that was accepted is written.
+
+    Without a `provider` invoices are only marked as paid.
 
     Raises:
         SchemaError: the data directory holds something else.
@@ -78,6 +91,9 @@ async def open_core(config: Config, *, registry: Registry, clock: Clock) -> Asyn
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
     async with open_books(config.data_dir / sqlite.FILE_NAME) as books, trio.open_nursery() as nursery:
         core = await _assemble(config, books, nursery, registry=registry, clock=clock)
+        if provider is not None:
+            core.provider = provider
+            core.writer.on_invoices = provider.changed.note
         nursery.start_soon(_write, core.writer)
         nursery.start_soon(core.writer.check_pools)
         nursery.start_soon(core.intake.run)
@@ -85,6 +101,7 @@ async def open_core(config: Config, *, registry: Registry, clock: Clock) -> Asyn
         nursery.start_soon(_forget_old_replays, core)
         nursery.start_soon(_warm_prices, registry)
         await core.reload_catalog()
+        nursery.start_soon(core.timekeeper.run)
         yield core
         with trio.CancelScope(shield=True):
             await core.writer.drain()
@@ -96,8 +113,9 @@ async def _assemble(
 ) -> Core:
     stored = await books.read(load_catalog)
     sequences = await books.read(load_sequences)
+    clocks = Clocks(clock, await books.read(load_test_clocks))
     writer = Writer(books)
-    catalogue = Catalogue(stored, registry=registry, clock=clock, currency=config.account.currency)
+    catalogue = Catalogue(stored, registry=registry, clock=clocks, currency=config.account.currency)
     counts = Counts()
     runtime = Runtime(
         books=books,
@@ -105,7 +123,8 @@ async def _assemble(
         catalogue=catalogue,
         registry=registry,
         worker=Worker(config.plugins.budget_ms / 1_000),
-        clock=clock,
+        clock=clocks,
+        due=Due(),
         sequences=sequences,
         counts=counts,
         auto_create_customers=config.customers.auto_create,
@@ -117,7 +136,7 @@ async def _assemble(
     )
     return Core(
         config=config,
-        clock=clock,
+        clock=clocks,
         books=books,
         writer=writer,
         registry=registry,
@@ -125,8 +144,10 @@ async def _assemble(
         runtime=runtime,
         directory=directory,
         intake=Intake(runtime, directory),
-        keys=KeyRing(stored.keys, clock),
+        keys=KeyRing(stored.keys, clocks),
         counts=counts,
+        timekeeper=Timekeeper(runtime, directory),
+        standing_clocks=StandingClocks(runtime, directory),
     )
 
 

@@ -21,6 +21,7 @@ import trio
 
 from tallyd import __version__
 from tallyd.api.bounds import BoundedBodies
+from tallyd.api.checkout_closing import close_pages
 from tallyd.api.http.app import make_app
 from tallyd.api.socket.methods import Methods
 from tallyd.api.socket.server import SocketServer, listen_unix
@@ -30,6 +31,7 @@ from tallyd.core import Core, open_core
 from tallyd.engine.catalog import CatalogError
 from tallyd.model.problems import Code, Problem, ProblemError
 from tallyd.ops.systemd import Notifier, inherited_sockets, keep_watchdog, watchdog_interval_s
+from tallyd.payments.provider import open_provider
 from tallyd.pricing.registry import Registry
 from tallyd.store.lock import own_data_dir
 
@@ -47,9 +49,13 @@ class Service:
 
     Args:
         config: the settings.
-        registry: the plugins; found by entry point when not given.
+        registry: the pricing plugins; found by entry point when not given.
         clock: the time.
         on_ready: called once, when everything listens.
+
+    Raises:
+        PluginError, CheckoutPluginError: a plugin cannot be used.
+        ConfigError: a secret of the payment plugin cannot be read.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Service:
     ) -> None:
         self.config = config
         self._registry = registry or Registry(inline=config.plugins.inline, disabled=config.plugins.disabled)
+        self._provider = open_provider(config.payments)
         self._clock = clock or SystemClock()
         self._on_ready = on_ready
         self._notifier = Notifier()
@@ -87,7 +94,9 @@ class Service:
         rpc = inherited.get("rpc")
         path = self.config.socket_path if rpc is None else rpc.getsockname()
         with own_data_dir(self.config.data_dir, path):
-            async with open_core(self.config, registry=self._registry, clock=self._clock) as core:
+            async with open_core(
+                self.config, registry=self._registry, clock=self._clock, provider=self._provider
+            ) as core:
                 self.core = core
                 await self._serve(core, inherited)
         _log.info("stopped")
@@ -102,6 +111,8 @@ class Service:
                 if rpc is not None:
                     await nursery.start(server.serve, rpc)
                 nursery.start_soon(self._watch, core)
+                if core.provider is not None:
+                    nursery.start_soon(close_pages, core, core.provider)
                 self._say_ready(core)
                 await self.stopping.wait()
                 self._notifier.stopping()
@@ -180,6 +191,7 @@ class Service:
             data_dir=str(self.config.data_dir),
             plans=core.catalogue.listed,
             plugins=self._registry.plugin_names(),
+            payments=self.config.payments.provider or "none",
         )
         self._notifier.ready("serving")
         self._on_ready(self)

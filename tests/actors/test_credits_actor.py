@@ -108,8 +108,8 @@ async def stands(core: Core, customer: str = "acme") -> tuple[Decimal, Decimal]:
 
 def move(core: Core, seconds: int) -> None:
     """Let time pass."""
-    assert isinstance(core.clock, FixedClock)
-    core.clock.move(seconds * SECOND_US)
+    assert isinstance(core.clock.system, FixedClock)
+    core.clock.system.move(seconds * SECOND_US)
 
 
 async def all_at_once(ask: Callable[[int], Awaitable[dict[str, Any]]], times: int) -> list[dict[str, Any]]:
@@ -209,7 +209,7 @@ async def test_an_actor_that_crashes_half_way_leaves_credits_as_they_were(
     async with open_test_core(tmp_path, CATALOG) as core:
         await prepaid(core)
         await reserve(core, 10)
-        before = await stands(core), await rows(core, "SELECT count(*), max(chain) FROM credit_entries")
+        before = await stands(core), await rows(core, "SELECT count(*), max(chain) FROM ledger_entries")
         with monkeypatch.context() as patch:
             real = getattr(Draft, defect)
 
@@ -223,7 +223,7 @@ async def test_an_actor_that_crashes_half_way_leaves_credits_as_they_were(
                 await ask(core)
         assert refused.value.problem.code is code
         assert core.counts.actor_crashes
-        assert (await stands(core), await rows(core, "SELECT count(*), max(chain) FROM credit_entries")) == before
+        assert (await stands(core), await rows(core, "SELECT count(*), max(chain) FROM ledger_entries")) == before
         await ask(core)
         assert (await stands(core))[1] in (85, 95)
         assert not core.writer.unbalanced

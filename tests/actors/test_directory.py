@@ -51,12 +51,14 @@ async def test_usage_goes_on_after_a_restart(tmp_path: Path) -> None:
     """Books opened by a new process go on at the same position, limit and tier."""
     async with open_test_core(tmp_path) as core:
         await subscribe(core, "acme", "capped")
+        before = (await core.directory.account(reference("acme"))).position
         await ingest(core, request("acme", usage_units=99))
     async with open_test_core(tmp_path) as core:
         assert (await answer(core)).remaining == 1
         outcomes = await ingest(core, request("acme"), request("acme"), consuming=True)
         assert [isinstance(each, Accepted) for each in outcomes] == [True, False]
-        assert await rows(core, "SELECT id, position FROM events") == [(1, 1), (2, 2)]
+        written = await rows(core, "SELECT id, position FROM events ORDER BY id")
+        assert [position for _, position in written] == [before + 1, before + 2]
 
 
 async def test_no_more_customers_are_resident_than_allowed(tmp_path: Path) -> None:
@@ -136,13 +138,14 @@ async def test_rerating_an_event_twice_at_once_charges_it_once(tmp_path: Path) -
     )
     async with open_test_core(tmp_path, text) as core:
         await subscribe(core, "acme", "plain")
-        await ingest(core, request("acme", "k", model="unheard-of", input_tokens=1_000_000))
+        (unpriced,) = await ingest(core, request("acme", "k", model="unheard-of", input_tokens=1_000_000))
+        assert isinstance(unpriced, Accepted)
         price = '[[model_prices]]\nmodel = "unheard-of"\ninput_per_million = 3\noutput_per_million = 3\n'
         await trio.Path(str(core.config.catalog)).write_text(f"{text}\n{price}", encoding="utf-8")
         await core.reload_catalog()
         async with trio.open_nursery() as nursery:
             for _ in range(2):
-                nursery.start_soon(core.intake.ask, reference("acme"), Rerate(1))
+                nursery.start_soon(core.intake.ask, reference("acme"), Rerate(unpriced.row.id))
         assert [
             tuple(map(Decimal, row)) for row in await rows(core, "SELECT charged, unpriced FROM counters")
         ] == [(6, 0)]

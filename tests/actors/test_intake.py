@@ -101,10 +101,12 @@ async def test_an_answer_means_that_it_is_on_disk(tmp_path: Path) -> None:
     """When ingest returns, another connection finds the event, its charge, its counter and its ledger (P1)."""
     async with open_test_core(tmp_path) as core:
         await subscribe(core, "acme")
+        before = await rows(core, "SELECT position FROM ledgers")
         await ingest(core, request("acme", "k", usage_units=3))
         assert await rows(core, "SELECT key FROM events") == [("k",)]
         assert await rows(core, "SELECT units, amount FROM charges") == [("3", "0.30")]
-        assert await rows(core, "SELECT position FROM ledgers") == [(1,)]
+        assert await rows(core, "SELECT used, charged FROM counters") == [("3", "0.30")]
+        assert await rows(core, "SELECT position - 1 FROM ledgers") == before
 
 
 async def test_cancelling_the_wait_cancels_no_commit_and_keeps_no_claim(tmp_path: Path) -> None:

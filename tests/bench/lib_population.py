@@ -11,7 +11,7 @@ from lib_report import BenchError
 
 from tallyd.model.customer import CustomerRef, RefKind
 
-MULTIPLIED: Final = ("customers", "subscriptions", "ledgers", "counters")
+MULTIPLIED: Final = ("customers", "subscriptions", "ledgers", "counters", "dues")
 PER_INSERT: Final = 50_000
 
 

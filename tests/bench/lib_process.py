@@ -36,6 +36,15 @@ feature = "assistant"
 [plans.features.pricing]
 model = "llm_tokens"
 rates = { "gpt-4o" = { input = "2.50", output = "10.00" }, "*" = { input = 5, output = 20 } }
+[[plans]]
+key = "renewed"
+name = "Bench, renewed"
+currency = "USD"
+price_amount = 10
+billing_timing = "IN_ARREARS"
+[[plans.features]]
+feature = "calls"
+pricing = { model = "usage", usage_unit_type = "calls", price_per_unit = "0.10" }
 [[credit_models]]
 key = "prepaid"
 [[plans]]

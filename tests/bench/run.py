@@ -10,7 +10,7 @@ from lib_report import BenchError, Row, machine
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("check", "ingest", "consume", "credits", "single", "http", "resident")
+NAMES = ("check", "ingest", "consume", "credits", "single", "http", "resident", "renewals")
 COLUMNS = ("what", "tallyd", "baseline of this run", "ratio (quartiles)", "budget", "")
 
 

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from cli.commands import CATALOG, PROCESS_MAX_S, Program, Run
-from tallyd.cli import main
+from cli.billed import NewCustomer, newest
+from cli.commands import CATALOG, PROCESS_MAX_S, Program, Run, on_socket
 from tallyd.cli.child import Child, child_daemon
 
 
@@ -24,12 +25,7 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
 @pytest.fixture
 def run(child: Child) -> Run:
     """Run a command in this process, against the daemon."""
-
-    def invoke(*arguments: object) -> Result:
-        texts = [str(argument) for argument in arguments]
-        return CliRunner().invoke(main, [*texts, "--socket", child.socket], catch_exceptions=False)
-
-    return invoke
+    return partial(on_socket, child)
 
 
 @pytest.fixture
@@ -43,3 +39,23 @@ def program(tmp_path: Path) -> Program:
         )
 
     return start
+
+
+_CUSTOMERS = count(1)
+
+
+@pytest.fixture
+def on_clock(run: Run) -> NewCustomer:
+    """Put a new customer on a test clock, and on a plan."""
+
+    def make(now: str, plan: str | None = None, *, paid: bool = False) -> str:
+        customer = f"clocked-{next(_CUSTOMERS)}"
+        assert run("clock", "set", now, "--customer", customer).exit_code == 0
+        if plan is not None:
+            assert run("subscribe", customer, plan).exit_code == 0
+        if paid:
+            number = newest(run("invoices", customer, "--json"))["number"]
+            assert run("invoices", "paid", number).exit_code == 0
+        return customer
+
+    return make

@@ -60,6 +60,7 @@ def test_an_unknown_customer_is_an_error(run: Run) -> None:
     done = run("check", "nobody", "api")
     assert done.exit_code == 1
     assert "there is no customer 'nobody'" in done.stderr
+    assert "tallyd subscribe nobody PLAN" in done.stderr
 
 
 @pytest.mark.process

@@ -80,10 +80,36 @@ def test_a_hosted_daemon_says_why_it_does_not_start(program: Program, tmp_path: 
 @pytest.mark.process
 def test_no_books_are_made_for_a_question(program: Program, tmp_path: Path) -> None:
     """Asking about books that are not there is refused, and does not make any."""
-    done = program("check", "acme", "api", "--data-dir", tmp_path / "books")
+    done = program("rerate", "--data-dir", tmp_path / "books")
     assert done.returncode == 1
     assert "there are no books" in done.stderr
-    assert not (tmp_path / "books" / "tallyd.db").exists()
+    assert not (tmp_path / "books").exists()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check acme api",
+        "clock set 2027-01-01 --daemon",
+        "credits show acme",
+        "events void x --reason y",
+        "explain INV-000001-0001 1",
+        "invoices acme",
+        "subscribe acme pro",
+        "subscriptions change acme pro",
+    ],
+)
+def test_what_needs_a_daemon_says_how_to_start_one(program: Program, tmp_path: Path, command: str) -> None:
+    """Exit code 3, also where there are books: one that is hosted for the while would have no plans."""
+    assert program("keys", "create", "any", "--data-dir", "books").returncode == 0
+    done = program(*command.split(), "--data-dir", "books")
+    assert done.returncode == NO_DAEMON, done.stderr
+    assert "no daemon runs on the data directory books" in done.stderr
+    assert "tallyd serve --data-dir books" in done.stderr
+    elsewhere = program(*command.split())
+    assert elsewhere.returncode == NO_DAEMON
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.process

@@ -1,9 +1,9 @@
 """`tallyd credits`, against a real daemon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from click.testing import Result
 
-from cli.commands import Program, Run
+from cli.commands import Program, Run, on_socket
 from tallyd.cli import credits_show, credits_words
-from tallyd.cli.child import Child
+from tallyd.cli.child import Child, child_daemon
 from tallyd.cli.client import Daemon
 from tallyd.cli.credits import read_amount, read_moment
 
@@ -247,35 +247,43 @@ def test_what_moves_nothing_is_explained_too(run: Run, daemon: Daemon, prepaid: 
 # Which credits
 
 
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run commands in this process, against a daemon with two credit models that knows acme and globex."""
+    directory = tmp_path_factory.mktemp("two-models")
+    catalog = directory / "catalog.toml"
+    catalog.write_text(TWO_MODELS)
+    with child_daemon(["--data-dir", str(directory), "--catalog", str(catalog)]) as child:
+        for customer in ("acme", "globex"):
+            event = {"eventName": "chat", "customerReferenceId": customer}
+            (directory / "events.jsonl").write_bytes(msgspec.json.encode(event))
+            assert on_socket(child, "ingest", directory / "events.jsonl").exit_code == 0
+        yield partial(on_socket, child)
+
+
 @pytest.mark.process
-def test_several_models_have_to_be_told_apart(program: Program, tmp_path: Path) -> None:
+def test_several_models_have_to_be_told_apart(two_models: Run) -> None:
     """Where the catalog has several credit models, the error lists them; --model chooses."""
-    (tmp_path / "catalog.toml").write_text(TWO_MODELS)
-    (tmp_path / "events.jsonl").write_text('{"eventName": "chat", "customerReferenceId": "acme"}')
-    assert program("ingest", "events.jsonl", "--data-dir", "data").returncode == 0
-    unsaid = program("credits", "grant", "acme", 10, "--catalog", "catalog.toml")
-    assert unsaid.returncode == 2
+    unsaid = two_models("credits", "grant", "acme", 10)
+    assert unsaid.exit_code == 2
     assert "tokens, messages" in unsaid.stderr
-    told = program("credits", "grant", "acme", 10, "--catalog", "catalog.toml", "--model", "tokens")
-    assert told.returncode == 0, told.stderr
+    told = two_models("credits", "grant", "acme", 10, "--model", "tokens")
+    assert told.exit_code == 0, told.stderr
     assert "+10 TOKENS" in told.stdout
-    assert "balance    10" in program("credits", "show", "acme").stdout
+    assert "balance    10" in two_models("credits", "show", "acme").stdout
 
 
 @pytest.mark.process
-def test_several_pools_have_to_be_told_apart(program: Program, tmp_path: Path) -> None:
+def test_several_pools_have_to_be_told_apart(two_models: Run) -> None:
     """Where the customer has several pools, the error lists them; --model or --pool chooses."""
-    (tmp_path / "catalog.toml").write_text(TWO_MODELS)
-    (tmp_path / "events.jsonl").write_text('{"eventName": "chat", "customerReferenceId": "acme"}')
-    program("ingest", "events.jsonl", "--data-dir", "data")
     for model in ("tokens", "messages"):
-        program("credits", "grant", "acme", 10, "--catalog", "catalog.toml", "--model", model)
-    unsaid = program("credits", "deduct", "acme", 3)
-    assert unsaid.returncode == 2
+        assert two_models("credits", "grant", "globex", 10, "--model", model).exit_code == 0
+    unsaid = two_models("credits", "deduct", "globex", 3)
+    assert unsaid.exit_code == 2
     assert "tokens: tokens" in unsaid.stderr
     assert "messages: messages" in unsaid.stderr
-    assert "-3 MESSAGES" in program("credits", "deduct", "acme", 3, "--model", "messages").stdout
-    statement = program("credits", "statement", "acme").stdout
+    assert "-3 MESSAGES" in two_models("credits", "deduct", "globex", 3, "--model", "messages").stdout
+    statement = two_models("credits", "statement", "globex").stdout
     assert statement.count("Opening balance") == 2
 
 

@@ -1,6 +1,7 @@
 """`tallyd keys`."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -28,8 +29,20 @@ def test_an_unknown_scope_is_refused(run: Run) -> None:
 
 @pytest.mark.process
 def test_a_key_can_be_made_before_the_first_start(program: Program) -> None:
-    """Without a daemon and without books the command makes both a key and the books."""
-    done = program("keys", "create", "first")
+    """Without a daemon and without books the command makes both, where it is told to."""
+    done = program("keys", "create", "first", "--data-dir", "data")
     assert done.returncode == 0, done.stderr
     assert KEY.fullmatch(done.stdout)
-    assert program("keys", "create", "second").stdout != done.stdout
+    again = program("keys", "create", "second")
+    assert KEY.fullmatch(again.stdout)
+    assert again.stdout != done.stdout
+
+
+@pytest.mark.process
+def test_no_books_are_made_unasked(program: Program, tmp_path: Path) -> None:
+    """A key for books that nobody serves would be of no use: where they are to be has to be said."""
+    done = program("keys", "create", "first")
+    assert done.returncode == 1
+    assert "--data-dir" in done.stderr
+    assert not done.stdout
+    assert not (tmp_path / "data").exists()

@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from support import NOW, Ledger, account_on, enrolment, event, plan_of
-from tallyd.engine.account import ChargeRow, Counter, CounterKey, EventRow, RollupDelta, RollupKey
 from tallyd.engine.audit.auditor import Auditor, Basis, Findings
 from tallyd.engine.costs import CostRule, CostSource, price_version
+from tallyd.engine.counters import Counter, CounterKey
+from tallyd.engine.rows import ChargeRow, EventRow, RollupDelta, RollupKey
 from tallyd.model.customer import Customer, CustomerRef, RefKind
 
 PLAN = plan_of('{ model = "usage", usage_unit_type = "c", price_per_unit = "0.1" }')
@@ -112,7 +113,7 @@ def test_rows_of_zeros_that_nothing_explains_are_found() -> None:
     """A counter or roll-up row does not come from nowhere, even when it adds nothing."""
     findings = Findings()
     auditor = Auditor(Basis(findings), {}, findings)
-    auditor.counter(1, CounterKey(1, "api", 0), Counter())
+    auditor.counters.compare(1, CounterKey(1, "api", 0), Counter())
     auditor.rollup(RollupKey(0, 1, "api", "", "", "call", "USD"), RollupDelta())
     assert {finding.kind for finding in findings.all} == {"counter", "rollup"}
 

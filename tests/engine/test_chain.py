@@ -7,7 +7,7 @@ import pytest
 
 from support import Ledger, account_on, event, plan_of
 from tallyd.engine import chain
-from tallyd.engine.account import EventRow
+from tallyd.engine.rows import EventRow
 
 FIELDS = [name for name in EventRow.__struct_fields__ if name != "chain"]
 

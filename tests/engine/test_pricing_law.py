@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import MODELS, Ledger, account_on, at, event, provider_prices, terms
-from tallyd.engine.account import LIFETIME, ChargeRow, CounterKey
+from tallyd.engine.account import LIFETIME, CounterKey
 from tallyd.engine.catalog import price_plan
 from tallyd.engine.rating import PricedPlan
+from tallyd.engine.rows import ChargeRow
 from tallyd.model.catalog import Plan, PlanFeature
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO

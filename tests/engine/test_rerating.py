@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from support import NOW, Ledger, account_on, event, plan_of, provider_prices, terms
 from tallyd.engine import chain, rerating
-from tallyd.engine.account import Account, Changes, ChargeRow, CounterKey, EventRow, RollupDelta, RollupKey, apply
+from tallyd.engine.account import Account, Changes, CounterKey, apply
 from tallyd.engine.rating import PricedPlan
+from tallyd.engine.rows import ChargeRow, EventRow, RollupDelta, RollupKey
 from tallyd.engine.terms import Terms
 from tallyd.model.money import ZERO
 from tallyd.pricing.seam import total

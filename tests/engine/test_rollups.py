@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import Ledger, account_on, at, event, priced, provider_prices, terms
-from tallyd.engine.account import RollupDelta, RollupKey
+from tallyd.engine.rows import RollupDelta, RollupKey
 from tallyd.model.money import ZERO
 
 FIRST = at("2026-11-01T00:00:00Z")

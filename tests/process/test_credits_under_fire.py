@@ -276,7 +276,7 @@ def recount(path: Path, told: Told) -> None:
 def replay(books: sqlite3.Connection) -> tuple[int, dict[int, int]]:
     """Play the ledger's credit entries; return balance and what each hold holds: never more than is there."""
     columns = "id, event, kind, hold, amount, balance_before, balance_after, details"
-    rows = books.execute(f"SELECT {columns} FROM credit_entries ORDER BY position").fetchall()
+    rows = books.execute(f"SELECT {columns} FROM ledger_entries ORDER BY position").fetchall()
     balance, held = 0, dict[int, int]()
     for _, decision in itertools.groupby(rows, lambda row: row[1] or -row[0]):
         for number, _, kind, hold, amount, before, after, details in decision:

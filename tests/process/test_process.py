@@ -15,12 +15,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from support import CATALOG, Peer, connected
 from tallyd.engine import chain
-from tallyd.engine.account import EventRow
+from tallyd.engine.rows import EventRow
+from tallyd.model.ledger_entries import Entry
 
 pytestmark = pytest.mark.process
 
@@ -122,6 +124,13 @@ async def subscribe(peer: Peer, customer: str, plan: str = "pro") -> None:
     await peer.result("subscribe", **fields)
 
 
+def rows_of(books: sqlite3.Connection, table: str, row: type[Any], customer: int) -> list[Any]:
+    """Read a customer's rows of a table that is part of the ledger."""
+    columns = ",".join(row.__struct_fields__)
+    found = books.execute(f"SELECT {columns} FROM {table} WHERE customer = ?", (customer,))
+    return [row(*each) for each in found]
+
+
 def audit(path: Path) -> dict[str, Decimal]:
     """Recount the books from nothing but the file; return units by customer."""
     books = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
@@ -129,18 +138,18 @@ def audit(path: Path) -> dict[str, Decimal]:
         assert books.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         totals = {}
         for number, reference in books.execute("SELECT number, reference FROM customers").fetchall():
-            rows = [
-                EventRow(*row)
-                for row in books.execute("SELECT * FROM events WHERE customer = ? ORDER BY position", (number,))
-            ]
-            assert [row.position for row in rows] == list(range(1, len(rows) + 1))
+            rows = rows_of(books, "events", EventRow, number)
+            ledger = sorted(
+                [*rows, *rows_of(books, "ledger_entries", Entry, number)], key=lambda row: row.position
+            )
+            assert [row.position for row in ledger] == list(range(1, len(ledger) + 1))
             previous = chain.GENESIS
-            for row in rows:
-                fields = tuple(getattr(row, name) for name in EventRow.__struct_fields__ if name != "chain")
-                assert row.chain == chain.link(previous, fields)
-                previous = row.chain
-            ledger = books.execute("SELECT position, chain FROM ledgers WHERE customer = ?", (number,)).fetchone()
-            assert ledger in (None, (len(rows), previous))
+            for row in ledger:
+                *fields, link = msgspec.structs.astuple(row)
+                assert link == chain.link(previous, tuple(fields))
+                previous = link
+            stands = books.execute("SELECT position, chain FROM ledgers WHERE customer = ?", (number,)).fetchone()
+            assert stands in (None, (len(ledger), previous))
             units = sum((Decimal(row.units) for row in rows), Decimal(0))
             charges = books.execute("SELECT units, amount FROM charges WHERE customer = ?", (number,)).fetchall()
             counters = books.execute(
@@ -349,3 +358,11 @@ async def test_a_bad_catalog_at_start_is_refused_in_words(tmp_path: Path, catalo
         assert await trio.to_thread.run_sync(daemon.popen.wait, START_S) == 78
         assert said in daemon.words()
         assert "Traceback" not in daemon.words()
+
+
+async def test_a_catalog_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Which file is missing is said in words."""
+    with process(tmp_path, "--catalog", "nope.toml") as daemon:
+        assert await trio.to_thread.run_sync(daemon.popen.wait, START_S) == 1
+        assert "the catalog nope.toml cannot be read: No such file or directory" in daemon.words()
+        assert "Errno" not in daemon.words()

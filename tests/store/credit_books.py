@@ -13,21 +13,25 @@ import msgspec
 from support import MODELS, NOW, enrolment, event
 from tallyd.engine import recording, rerating, reserving
 from tallyd.engine.account import Account, Changes, apply
+from tallyd.engine.billing import changing
 from tallyd.engine.catalog import check_catalog, price_plan, read_catalog
 from tallyd.engine.costs import Versions
 from tallyd.engine.credits import giving, granting, holding
+from tallyd.engine.credits.book import NEVER
 from tallyd.engine.credits.draft import Draft
-from tallyd.engine.credits.passing import pass_time
 from tallyd.engine.credits.prices import new_price
 from tallyd.engine.credits.weights import Weights, new_weight
+from tallyd.engine.passing import pass_time
+from tallyd.engine.rating import PricedPlan
 from tallyd.engine.recording import Recorded
 from tallyd.engine.reserving import Reserved
 from tallyd.engine.terms import Terms
 from tallyd.model.catalog import CreditPrice, CreditWeight, Overage, Recurring, TopUp
-from tallyd.model.credit_entries import Cause, Entry
 from tallyd.model.credits import GrantTerms, GrantType, HoldStatus, Pool
 from tallyd.model.customer import Customer, CustomerRef, RefKind
+from tallyd.model.ledger_entries import Cause, Entry
 from tallyd.model.problems import ProblemError
+from tallyd.model.subscription import Subscription
 from tallyd.store import catalog_rows, credit_rows, sqlite, tables
 from tallyd.store.audit import AuditReport, audit
 from tallyd.store.batch import Work, merge
@@ -119,7 +123,16 @@ class Bookkeeper:
 
     `reloads`: now and then the account is read back from what was written, as after an eviction; zeros are then
     other zeros.
+
+    Attributes:
+        models: the credit models there are, by key.
+        terms: what holds for the whole account.
+        newest: the plan that re-ratings find newest.
     """
+
+    models = CREDIT_MODELS
+    terms = TERMS
+    newest = NEWER_PLAN
 
     def __init__(self, *, reloads: random.Random | None = None) -> None:
         self.number = itertools.count(1).__next__
@@ -129,14 +142,23 @@ class Bookkeeper:
         self._reloads = reloads
         ref = CustomerRef(RefKind.REFERENCE, "acme")
         customer = Customer(number=1, id=ref.customer_id(), reference="acme", stripe_id=None, created_at=START)
-        joined = enrolment(PLAN, starts_at=START, anchor_day=1)
-        self.account = Account(customer, known=True, enrolments=[joined])
-        self.works = [Work(rows=_fixed_rows(customer, joined.subscription))]
-        self.do(lambda draft: self._include(draft, joined))
+        self.account = Account(customer, known=True)
+        self._due_written = NEVER
+        self.works: list[Work] = []
+        self._begin(customer)
 
-    def _include(self, draft: Draft, joined: Any) -> None:
-        for included in PLAN.credits:
-            granting.include(draft, joined, included, CREDIT_MODELS[included.credit_model])
+    def _begin(self, customer: Customer) -> None:
+        """Write what is there before anything happens, and put the customer on a plan."""
+        self.works.append(Work(rows=_fixed_rows(customer)))
+        joined = enrolment(PLAN, starts_at=START, anchor_day=1).subscription
+        new = msgspec.structs.replace(joined, created_at=self.now, renewed_to=-1)
+        self.do(lambda draft: self._subscribe(draft, new, PLAN))
+
+    def _subscribe(self, draft: Draft, new: Subscription, plan: PricedPlan) -> None:
+        changing.subscribe(draft, new, plan)
+        for included in plan.credits:
+            joined = draft.enrolment_at(new.number, draft.now)
+            granting.include(draft, joined, included, self.models[included.credit_model])
 
     def wait(self, micros: int) -> None:
         """Let time pass."""
@@ -144,20 +166,28 @@ class Bookkeeper:
 
     def do(self, decide: Callable[[Draft], Any]) -> Any:
         """Change credits; nothing is changed where it is refused."""
+        self._let_time_pass()
         draft = Draft(self.account, self.now, self.number)
-        pass_time(draft)
         try:
             answer = decide(draft)
         except ProblemError:
             return None
         if draft.changed:
-            changes, position, chain = draft.seal_all()
-            self._keep(Changes(credits=changes, position=position, chain=chain))
+            self._keep(draft.changes())
+            self._let_time_pass()
         return answer
+
+    def _let_time_pass(self) -> None:
+        """Write what time has done."""
+        while (changes := pass_time(self.account, self.now, self.number)) is not None:
+            self._keep(changes)
 
     def _keep(self, changes: Changes) -> None:
         apply(self.account, changes)
-        self.works.append(Work(1, [changes]))
+        work = Work(1, [changes])
+        if self.account.due_at != self._due_written:
+            work.due_at = self._due_written = self.account.due_at
+        self.works.append(work)
         if self._reloads is not None and self.account.credits is not None and self._reloads.random() < 0.3:
             book = self.account.credits
             book.pools = {key: credit_rows.pool_of(credit_rows.pool_row(each)) for key, each in book.pools.items()}
@@ -176,7 +206,7 @@ class Bookkeeper:
 
     def open(self, model: str, **fields: Any) -> None:
         """Open a pool."""
-        rules = msgspec.structs.replace(CREDIT_MODELS[model], **fields)
+        rules = msgspec.structs.replace(self.models[model], **fields)
         self.do(lambda draft: granting.open_pool(draft, rules, key=self._key()))
 
     def _key(self) -> str:
@@ -234,8 +264,7 @@ class Bookkeeper:
 
     def entries(self) -> list[Entry]:
         """All entries so far."""
-        changes = [each.credits for work in self.works for each in work.changes if each.credits is not None]
-        return [entry for each in changes for entry in each.entries]
+        return [entry for work in self.works for each in work.changes for entry in each.entries]
 
     def reverse(self, number: int) -> None:
         """Reverse an entry."""
@@ -243,6 +272,7 @@ class Bookkeeper:
         if any(entry.reverses == number for entry in made):
             return
         entry = next(each for each in made if each.id == number)
+        self._let_time_pass()
         touched = {grant for grant, _ in msgspec.json.decode(entry.grants)}
         done = [each.credits for work in self.works for each in work.changes if each.credits is not None]
         grants = {key: grant for each in done for key, grant in each.grants.items() if key in touched}
@@ -250,14 +280,14 @@ class Bookkeeper:
 
     # Usage
 
-    def use(self, feature: str, units: str | None = None, *, late: int = 0, **fields: Any) -> int | None:
+    def use(self, feature: str | None, units: str | None = None, *, late: int = 0, **fields: Any) -> int | None:
         """Record an event; return its number, or None when it is refused."""
         return self._record(recording.record, self._event(feature, units, late, fields))
 
-    def _event(self, feature: str, units: str | None, late: int, fields: dict[str, Any]) -> Any:
+    def _event(self, feature: str | None, units: str | None, late: int, fields: dict[str, Any]) -> Any:
         asked: dict[str, Any] = {"usage_units": units} if units is not None else {}
         return event(
-            "call",
+            fields.pop("name", "call"),
             self._key(),
             at=self.now - late,
             feature_key=feature,
@@ -267,8 +297,9 @@ class Bookkeeper:
         )
 
     def _record(self, act: Callable[..., Any], asked: Any, **how: Any) -> int | None:
+        self._let_time_pass()
         try:
-            decided = act(self.account, asked, number=self.number, now=self.now, terms=TERMS, **how)
+            decided = act(self.account, asked, number=self.number, now=self.now, terms=self.terms, **how)
         except ProblemError:
             return None
         if not isinstance(decided, Recorded):
@@ -280,7 +311,8 @@ class Bookkeeper:
     def reserve(self, feature: str, units: str | None = None, *, ttl: int = DAY, **fields: Any) -> int | None:
         """Hold credits and units; return the hold's number, or None when it is refused."""
         asked = self._event(feature, units, 0, fields)
-        how = {"number": self.number, "now": self.now, "terms": TERMS}
+        self._let_time_pass()
+        how = {"number": self.number, "now": self.now, "terms": self.terms}
         decided = reserving.reserve(self.account, asked, ttl=ttl, **how)
         if not isinstance(decided, Reserved):
             return None
@@ -292,9 +324,11 @@ class Bookkeeper:
     ) -> int | None:
         """Settle a hold by an event."""
         asked = self._event(feature, units, 0, fields)
+        return self._record(recording.settle, asked, hold=hold, final=final, written=self._status(hold))
+
+    def _status(self, hold: int) -> HoldStatus:
         assert self.account.credits is not None, "it has holds"
-        status = self.account.credits.closed.get(hold, HoldStatus.HELD)
-        return self._record(recording.settle, asked, hold=hold, final=final, written=status)
+        return self.account.credits.closed.get(hold, HoldStatus.HELD)
 
     def release(self, hold: int) -> None:
         """Give back what a hold has set aside."""
@@ -314,8 +348,8 @@ class Bookkeeper:
                 recorded.row,
                 recorded.charges,
                 now=self.now,
-                terms=TERMS,
-                latest=lambda _: NEWER_PLAN,
+                terms=self.terms,
+                latest=lambda _: self.newest,
             )
             if changes is not None and changes.rerated is not None:
                 rerated = changes.rerated
@@ -340,14 +374,11 @@ def _as_they_stand(draft: Draft, grants: dict[int, Any]) -> dict[int, Any]:
     return {number: draft.grants.get(number, grant) for number, grant in grants.items()}
 
 
-def _fixed_rows(customer: Customer, subscription: Any) -> list[tuple[tables.Table, Any]]:
-    rows: list[tuple[tables.Table, Any]] = [
-        (tables.CUSTOMERS, msgspec.structs.astuple(customer)),
-        (tables.SUBSCRIPTIONS, msgspec.structs.astuple(subscription)),
-    ]
+def _fixed_rows(customer: Customer) -> list[tuple[tables.Table, Any]]:
+    rows: list[tuple[tables.Table, Any]] = [(tables.CUSTOMERS, msgspec.structs.astuple(customer))]
     for version, text in enumerate((CATALOG, NEWER), start=1):
         plan = _encode(read_catalog(text, "test.toml").plans[0]).decode()
-        rows.append((tables.PLAN_VERSIONS, ("plan", version, plan, "[]", NOW)))
+        rows.append((tables.PLAN_VERSIONS, ("plan", version, plan, "[]", NOW, "catalog", "{}")))
     for model in DEFINITIONS.credit_models:
         stored = catalog_rows.StoredCreditModel(
             key=model.key,

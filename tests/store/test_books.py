@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from support import NOW, Ledger, account_on, event, plan_of
-from tallyd.engine.account import Changes, EventRow
+from tallyd.engine.account import Changes
+from tallyd.engine.rows import EventRow
 from tallyd.model.customer import Customer
 from tallyd.store import accounts, sqlite, tables
 from tallyd.store.batch import Work, merge

@@ -5,15 +5,16 @@ A new catalog replaces the running one as a whole, after it was checked and its 
 
 import uuid
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
 import trio
 
 from tallyd.actors.credit_catalogue import CreditCatalogue
+from tallyd.actors.plan_catalogue import PlanCatalogue, Surroundings
 from tallyd.clock import Clock
-from tallyd.engine.catalog import check_catalog, operator_prices, price_plan, read_cost_rule
+from tallyd.engine.catalog import check_catalog, operator_prices, read_cost_rule
 from tallyd.engine.costs import CostRule, Versions
 from tallyd.engine.credits.prices import Prices
 from tallyd.engine.credits.weights import Weights
@@ -22,11 +23,12 @@ from tallyd.engine.rating import PricedPlan
 from tallyd.engine.terms import Terms
 from tallyd.model.catalog import CreditModel, Definitions, Feature, Meter, Plan
 from tallyd.model.event import UsageEvent
+from tallyd.model.problems import Code, Problem, ProblemError, not_found
 from tallyd.pricing.prices import ProviderPrices
 from tallyd.pricing.registry import Registry
 from tallyd.store import tables
 from tallyd.store.batch import Work
-from tallyd.store.catalog_rows import StoredCatalog, StoredFeature, StoredMeter
+from tallyd.store.catalog_rows import StoredCatalog, StoredFeature, StoredMeter, plan_row
 from tallyd.store.tables import Row, Table
 from tallyd.store.writer import Writer
 
@@ -35,7 +37,6 @@ PRICE_LOOKUP_MAX_S: Final = 5
 PRICE_LOOKUPS_MAX: Final = 3
 _NAMESPACE: Final = uuid.UUID("0d6f2f2e-3f57-52c8-8a5e-3a3b8d0e6b11")
 
-_encode = msgspec.json.Encoder(order="deterministic").encode
 _encode_meter = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
 _log = structlog.get_logger(__name__)
 
@@ -56,12 +57,9 @@ class Catalogue:
         self._replacing = trio.Lock()
         self.features: dict[str, StoredFeature] = {feature.key: feature for feature in stored.features}
         self.features_by_id = {feature.id: feature for feature in stored.features}
+        self._in_file: frozenset[str] = frozenset()
         self.meters: dict[str, StoredMeter] = {meter.id: meter for meter in stored.meters}
         self._compiled: dict[str, CompiledMeter] = {}
-        self.plans: dict[tuple[str, int], PricedPlan] = {}
-        self.definitions: dict[str, tuple[int, Plan, list[Meter]]] = {}
-        self._written: dict[tuple[str, int], Plan] = {}
-        self.listed: list[str] = []
         self._default_cost: CostRule | None = None
         self._operator_prices: dict[str, list[ProviderPrices]] = {}
         self.prices: dict[PriceKey, ProviderPrices | None] = {}
@@ -72,12 +70,10 @@ class Catalogue:
             stored, clock=clock, changing=self._replacing, changed=self._credit_loadchanged
         )
         self.terms = self._terms()
-        for each in stored.plans:
-            meters = {meter.key: meter for meter in each.meters}
-            plan = price_plan(each.plan, each.version, meters, registry.models)
-            self.plans[each.key, each.version] = plan
-            self._written[each.key, each.version] = each.plan
-            self.definitions[each.key] = (each.version, each.plan, each.meters)
+        self.versions = PlanCatalogue(
+            stored.plans, registry=registry, clock=clock, changing=self._replacing, surroundings=self._surroundings
+        )
+        self.plans: Mapping[tuple[str, int], PricedPlan] = self.versions.priced
 
     def _terms(self) -> Terms:
         return Terms(
@@ -110,12 +106,24 @@ class Catalogue:
 
     def latest(self, key: str) -> PricedPlan | None:
         """Return the newest version of a plan."""
-        held = self.definitions.get(key)
-        return self.plans[key, held[0]] if held else None
+        held = self.versions.newest.get(key)
+        return self.plans[key, held.version] if held else None
 
     def written(self, key: str, version: int) -> Plan | None:
         """Return a version of a plan as it was written."""
-        return self._written.get((key, version))
+        return self.versions.written(key, version)
+
+    @property
+    def listed(self) -> list[str]:
+        """The keys of the plans there are: in the file, or made over an API."""
+        return [each.key for each in self.versions.listed()]
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            features=frozenset(self.features),
+            meters={each.definition.key: each.definition for each in self.meters.values()},
+            credit_models=self.credits.models,
+        )
 
     def meter(self, meter_id: str) -> CompiledMeter:
         """Return a meter ready to be asked."""
@@ -139,15 +147,12 @@ class Catalogue:
         now = self._clock.now()
         features = [self._feature_row(feature, now) for feature in definitions.features]
         meters = [meter for meter in (self._meter_row(each, now) for each in definitions.meters) if meter]
-        plans = self._new_versions(definitions)
+        plans = self.versions.of_file(definitions, now)
         credit_load = self.credits.load(definitions, now)
         rows: list[tuple[Table, Row]] = [
             *((tables.FEATURES, msgspec.structs.astuple(feature)) for feature in features),
             *((tables.METERS, meter_row(meter)) for meter in meters),
-            *(
-                (tables.PLAN_VERSIONS, (plan.key, version, _text(plan), _text(used), now))
-                for version, plan, used in plans
-            ),
+            *((tables.PLAN_VERSIONS, plan_row(plan)) for plan in plans),
             *credit_load.rows(),
         ]
         writer.refuse_when_full()
@@ -158,19 +163,15 @@ class Catalogue:
             self._put_feature(feature)
         for meter in meters:
             self._put_meter(meter)
-        for version, plan, used in plans:
-            by_key = {meter.key: meter for meter in used}
-            self.plans[plan.key, version] = price_plan(plan, version, by_key, self._registry.models)
-            self._written[plan.key, version] = plan
-            self.definitions[plan.key] = (version, plan, used)
-        self.listed = [plan.key for plan in definitions.plans]
+        self.versions.load(definitions, plans)
+        self._in_file = frozenset(feature.key for feature in definitions.features)
         self._default_cost = (
             read_cost_rule(definitions.default_cost, "default_cost") if definitions.default_cost else None
         )
         self._operator_prices = operator_prices(definitions.model_prices)
         self.prices = {}
         self.terms = self._terms()
-        return [*(f"plan {plan.key} version {version}" for version, plan, _ in plans), *credit_load.words()]
+        return [*(f"plan {plan.key} version {plan.version}" for plan in plans), *credit_load.words()]
 
     def _feature_row(self, feature: Feature, now: int) -> StoredFeature:
         held = self.features.get(feature.key)
@@ -191,16 +192,6 @@ class Catalogue:
             return None
         return StoredMeter(held.id, meter.key, meter, held.created_at, now, held.archived_at)
 
-    def _new_versions(self, definitions: Definitions) -> list[tuple[int, Plan, list[Meter]]]:
-        meters = {meter.key: meter for meter in definitions.meters}
-        changed = []
-        for plan in definitions.plans:
-            used = [meters[each.meter] for each in plan.features if each.meter]
-            held = self.definitions.get(plan.key)
-            if held is None or (_text(held[1]), _text(held[2])) != (_text(plan), _text(used)):
-                changed.append((held[0] + 1 if held else 1, plan, used))
-        return changed
-
     def new_feature(self, key: str) -> StoredFeature | None:
         """Return the row of a feature named for the first time, now known; None when it is known already."""
         if key in self.features:
@@ -212,6 +203,59 @@ class Catalogue:
     def _put_feature(self, feature: StoredFeature) -> None:
         self.features[feature.key] = feature
         self.features_by_id[feature.id] = feature
+
+    async def make_feature(
+        self, key: str, name: str | None, description: str | None, writer: Writer
+    ) -> StoredFeature:
+        """Keep a new feature, durably.
+
+        Raises:
+            ProblemError: there is one of that key.
+        """
+        async with self._replacing:
+            if key in self.features:
+                raise _conflict(f"{key!r} is the key of another feature")
+            feature = StoredFeature(key, feature_id(key), name, description, self._clock.now())
+            await self._write_feature(tables.FEATURES, feature, writer)
+            return feature
+
+    async def change_feature(self, key: str, change: Mapping[str, str | None], writer: Writer) -> StoredFeature:
+        """Change a feature's `name` or `description`; return it.
+
+        Raises:
+            ProblemError: there is none of that key, or it is the catalog file's.
+        """
+        async with self._replacing:
+            feature = msgspec.structs.replace(self._own_feature(key), **change)
+            await self._write_feature(tables.CHANGED_FEATURES, feature, writer)
+            return feature
+
+    async def delete_feature(self, key: str, writer: Writer) -> None:
+        """Forget a feature. Events may name it again, which makes it anew.
+
+        Raises:
+            ProblemError: there is none of that key, it is the catalog file's, or a plan has it.
+        """
+        async with self._replacing:
+            feature = self._own_feature(key)
+            for each in self.versions.listed():
+                if any(linked.feature == key for linked in each.plan.features):
+                    raise _conflict(f"plan {each.key!r} has the feature; take it out of there first")
+            writer.refuse_when_full()
+            del self.features[key], self.features_by_id[feature.id]
+            await writer.write(Work(rows=[(tables.DELETED_FEATURES, (key,))]))
+
+    def _own_feature(self, key: str) -> StoredFeature:
+        if key not in self.features:
+            raise not_found(f"there is no feature {key!r}")
+        if key in self._in_file:
+            raise _conflict(f"feature {key!r} is kept in the catalog file: change it there, then reload it")
+        return self.features[key]
+
+    async def _write_feature(self, table: Table, feature: StoredFeature, writer: Writer) -> None:
+        writer.refuse_when_full()
+        self._put_feature(feature)
+        await writer.write(Work(rows=[(table, msgspec.structs.astuple(feature))]))
 
     async def write_meter(self, meter: StoredMeter, writer: Writer) -> None:
         """Keep a new or changed meter."""
@@ -277,5 +321,5 @@ def meter_row(meter: StoredMeter) -> Row:
     return (meter.id, meter.key, definition, meter.created_at, meter.updated_at, meter.archived_at)
 
 
-def _text(value: Any) -> str:
-    return _encode(value).decode()
+def _conflict(message: str) -> ProblemError:
+    return ProblemError(Problem(code=Code.CONFLICT, message=message))

@@ -5,58 +5,38 @@ changes to the writer. While a commit is in flight it goes on with the next mess
 commit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
 import trio
 
 from tallyd.actors import deeds
+from tallyd.actors.handlers import HANDLERS
 from tallyd.actors.mailbox import Mailbox
-from tallyd.actors.messages import (
-    Accepted,
-    ChangeCredits,
-    ChangeProfile,
-    Introduce,
-    Message,
-    Outcome,
-    Record,
-    Refused,
-    Rerate,
-    Reserve,
-    Subscribe,
-)
+from tallyd.actors.messages import Change, Message, Record
+from tallyd.actors.recording import EventCrashed
 from tallyd.actors.runtime import Runtime
-from tallyd.actors.worker import all_inline
-from tallyd.engine import rerating, reserving
 from tallyd.engine.account import Account, Changes, apply
-from tallyd.engine.recording import Denied
-from tallyd.engine.reserving import Reserved
-from tallyd.model.credits import HoldStatus
+from tallyd.engine.credits.book import NEVER
+from tallyd.engine.passing import pass_time
 from tallyd.model.customer import CustomerRef
 from tallyd.model.event import UsageEvent
 from tallyd.model.problems import Code, Problem, ProblemError
-from tallyd.store import accounts, credit_rows, event_rows, tables
+from tallyd.store import accounts
 from tallyd.store.batch import Work
 from tallyd.store.tables import Row, Table
 
-CRASHES_MAX: Final = 2
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 5.0
 EVENTS_BETWEEN_YIELDS: Final = 200
 
+AnswerT = TypeVar("AnswerT")
+
 _log = structlog.get_logger(__name__)
-
-
-class _EventCrashed(Exception):
-    """Deciding an event raised something no rule raises: a defect. `index` says which event."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__(f"event {index} crashed")
-        self.index = index
 
 
 class CustomerActor:
@@ -64,10 +44,10 @@ class CustomerActor:
 
     __slots__ = (
         "_busy",
+        "_due_written",
         "_in_flight",
         "_keeping_time",
         "_mailbox",
-        "_runtime",
         "_settled",
         "account",
         "backoff_s",
@@ -77,16 +57,18 @@ class CustomerActor:
         "off_thread",
         "ref",
         "retired",
+        "runtime",
         "used_at",
     )
 
     def __init__(self, ref: CustomerRef, runtime: Runtime) -> None:
         self.ref = ref
         self.names = [ref]
-        self._runtime = runtime
+        self.runtime = runtime
         self._mailbox: Mailbox[Message] = Mailbox()
         self._busy = False
         self._in_flight = 0
+        self._due_written = NEVER
         self._keeping_time = False
         self._settled: trio.Event | None = None
         self.account: Account | None = None
@@ -104,7 +86,7 @@ class CustomerActor:
             ProblemError: the mailbox is full; retry shortly.
         """
         self._mailbox.put(message)
-        self.used_at = self._runtime.time()
+        self.used_at = self.runtime.time()
 
     def fail_waiting(self) -> None:
         """Answer all that waits: the customer's books could not be loaded."""
@@ -142,18 +124,28 @@ class CustomerActor:
 
     async def _load(self) -> None:
         customer_id = self.ref.customer_id()
-        rows = await self._runtime.books.read(lambda books: accounts.load_account(books, customer_id))
+        rows = await self.runtime.books.read(lambda books: accounts.load_account(books, customer_id))
         if rows is None:
             self.account = Account(deeds.stranger(self.ref), known=False)
         else:
-            self.account = rows.account(self._runtime.catalogue.plans)
-        self._choose_thread(self.account)
+            self.account = rows.account(self.runtime.catalogue.plans)
+            self._due_written = rows.due_at
+        self.choose_thread(self.account)
         self.loaded.set()
         self.loaded = _LOADED  # an event of its own is no longer needed
 
-    def _choose_thread(self, account: Account) -> None:
+    async def with_counters(self, account: Account, moment: int) -> None:
+        """Have the counters of a time long ago in memory, too."""
+        if moment < account.counters_from:
+            load = partial(accounts.load_counters, customer=account.customer.number)
+            for key, counter in (await self.runtime.books.read(load)).items():
+                account.counters.setdefault(key, counter)
+            account.counters_from = 0
+
+    def choose_thread(self, account: Account) -> None:
+        """Say whether its plans have models that are not trusted with the daemon's own thread."""
         self.off_thread = not all(
-            self._runtime.registry.inline(feature.model)
+            self.runtime.registry.inline(feature.model)
             for enrolment in account.enrolments
             for feature in enrolment.plan.features.values()
         )
@@ -162,8 +154,8 @@ class CustomerActor:
         """Handle a message; a crash costs this customer a reload and nobody else anything (P8)."""
         self._busy = True
         try:
-            await self._pass_time(account)
-            await self._handle(message, account)
+            await self.time_passed(account)
+            await HANDLERS[type(message)](self, message, account)
             self.backoff_s = BACKOFF_FIRST_S
         except ProblemError as error:
             message.settle(error.problem)
@@ -172,18 +164,53 @@ class CustomerActor:
         finally:
             self._busy = False
 
-    async def _pass_time(self, account: Account) -> None:
-        """Write what time has done by now, in slices: what is refused afterwards need not do it again."""
-        while account.credits is not None and account.credits.due_at <= self._runtime.clock.now():
-            changes = deeds.pass_time(account, self._runtime)
-            apply(account, changes)
-            self._submit(None, account, [changes])
+    async def time_passed(self, account: Account) -> int:
+        """Return now, when all that time has done by then is written: in slices, so that others get a turn."""
+        while account.due_at <= (now := self.now(account)):
+            self.submit(None, account, await self.pass_time(account, now, deeds.DUES_A_SLICE))
             await trio.lowlevel.checkpoint()
+        return now
+
+    async def pass_time(self, account: Account, now: int, most: int = 0) -> list[Changes]:
+        """Do what time has done by now, and return it."""
+        number = self.runtime.sequences.events.__next__
+        passed = []
+        while account.due_at <= now:
+            changes = await self.purely(partial(pass_time, now=now, number=number, most=most), account)
+            assert changes is not None, "something was due"
+            self.apply(account, changes)
+            passed.append(changes)
+            if most:
+                break
+        return passed
+
+    def now(self, account: Account) -> int:
+        """Return now, as the customer has it."""
+        return self.runtime.clock.of(account.customer.id)
+
+    async def purely(self, work: Callable[[Account], AnswerT], account: Account) -> AnswerT:
+        """Do pure work on the account; where models are not trusted, on another thread and in a budget (P8)."""
+        if not self.off_thread:
+            return work(account)
+        worker = self.runtime.worker
+        answer = await worker.call(lambda watch: work(watch.account(account)))
+        return work(worker.silent(account)) if answer is None else answer
+
+    def apply(self, account: Account, changes: Changes) -> None:
+        """Make changes to the account, whose plans ask the models themselves, whoever watched them before."""
+        plans = self.runtime.catalogue.plans
+        for number, (subscription, _) in changes.subscriptions.items():
+            phases = subscription.phases
+            changes.subscriptions[number] = (
+                subscription,
+                tuple(plans[phase.plan_key, phase.plan_version] for phase in phases),
+            )
+        apply(account, changes)
 
     async def _recover(self, message: Message, error: Exception) -> None:
         _log.exception("customer actor crashed", customer=self.ref.value)
-        self._runtime.counts.actor_crashes += 1
-        if isinstance(message, Record) and isinstance(error, _EventCrashed):
+        self.runtime.counts.actor_crashes += 1
+        if isinstance(message, Record) and isinstance(error, EventCrashed):
             message.crashes[error.index] = message.crashes.get(error.index, 0) + 1
             self._mailbox.put_back(message)
         else:
@@ -192,113 +219,31 @@ class CustomerActor:
         self.account = None
         await trio.sleep(self.backoff_s)
         self.backoff_s = min(self.backoff_s * 2, BACKOFF_MAX_S)
-        await self._own_commits()
+        await self.own_commits()
 
-    async def _own_commits(self) -> None:
+    async def own_commits(self) -> None:
         """Wait until all that this customer has submitted is durable: then the books say what happened."""
         if self._in_flight:
             self._settled = trio.Event()
             await self._settled.wait()
 
-    async def _handle(self, message: Message, account: Account) -> None:
-        if isinstance(message, Record):
-            await self._record(message, account)
-        elif isinstance(message, Reserve):
-            await self._reserve(message, account)
-        elif isinstance(message, ChangeCredits):
-            await self._change_credits(message, account)
-        elif isinstance(message, Subscribe):
-            changes = deeds.subscribe(message, account, self._runtime, self.ref)
-            apply(account, changes)
-            self._choose_thread(account)
-            self._submit(message, account, [changes])
-        elif isinstance(message, Introduce):
-            changes = deeds.introduce(message, account, self._runtime, self.ref)
-            apply(account, changes)
-            self._submit(message, account, [changes])
-        elif isinstance(message, ChangeProfile):
-            changes = deeds.change_profile(message, account, self.ref)
-            apply(account, changes)
-            row = msgspec.structs.astuple(account.customer)
-            self._submit(message, account, [], [(tables.CHANGED_CUSTOMERS, row)])
-        elif isinstance(message, Rerate):
-            await self._rerate(message, account)
+    # What handlers are given
 
-    # Recording
-
-    async def _record(self, message: Record, account: Account) -> None:
-        runtime = self._runtime
-        await self._learn_prices(message.events)
-        if not account.known and not runtime.auto_create_customers:
-            raise ProblemError(deeds.unknown_customer(self.ref))
-        decide = message.decide
-        if message.hold is not None:
-            decide = partial(decide, written=await self._stands(message.hold, account))
-        outcomes: list[Outcome] = []
-        changes: list[Changes] = []
-        for index, event in enumerate(message.events):
-            if message.crashes.get(index, 0) >= CRASHES_MAX:
-                outcomes.append(_POISON)
-                continue
-            try:
-                decided = await self._decide(decide, event, account)
-            except ProblemError as error:
-                outcomes.append(error.problem)
-                continue
-            except Exception as error:  # a defect: counted against this event, which twice makes poison
-                raise _EventCrashed(index) from error
-            if isinstance(decided, Denied):
-                outcomes.append(Refused(decided.entitlement))
-                continue
-            apply(account, decided.changes)
-            changes.append(decided.changes)
-            outcomes.append(Accepted(decided.row, decided.charges, decided.drawn, decided.hold))
-        message.outcomes = outcomes
-        self._submit(message, account, changes, self._new_features(changes))
-
-    async def _stands(self, hold: int, account: Account) -> HoldStatus:
-        """Return where a hold stands; what is neither open nor ended lately has been written long ago."""
-        held = account.credits
-        if held is not None and hold in held.holds:
-            return HoldStatus.HELD
-        if held is not None and hold in held.closed:
-            return held.closed[hold]
-        await self._own_commits()
-        row = await self._runtime.books.read(partial(credit_rows.hold_by_number, number=hold))
-        assert row is not None, f"hold {hold} was found before"
-        return row.status
-
-    async def _learn_prices(self, events: Sequence[UsageEvent]) -> None:
-        """Learn the prices that the events need; again when a reload has thrown them away meanwhile."""
-        catalogue = self._runtime.catalogue
-        while needed := {key for event in events if (key := catalogue.price_needed(event)) is not None}:
-            for key in needed:
-                await catalogue.learn_price(key)
-
-    def _new_features(self, changes: list[Changes]) -> list[tuple[Table, Row]]:
-        """Return the rows of features named for the first time, once nothing can crash before they are written."""
-        rows: list[tuple[Table, Row]] = []
-        for each in changes:
-            if each.event is not None and each.event.feature is not None:
-                feature = self._runtime.catalogue.new_feature(each.event.feature)
-                if feature is not None:
-                    rows.append((tables.FEATURES, msgspec.structs.astuple(feature)))
-        return rows
-
-    async def _decide(self, decide: Callable[..., Any], event: UsageEvent, account: Account) -> Any:
-        runtime = self._runtime
+    async def decide(self, decide: Callable[..., Any], event: UsageEvent, account: Account, now: int) -> Any:
+        """Decide an event as the message says; nothing is changed by it."""
+        runtime = self.runtime
         if not account.known and not account.customer.number:
             account.customer = msgspec.structs.replace(account.customer, number=next(runtime.sequences.customers))
         arguments = {
             "number": runtime.sequences.events.__next__,
-            "now": runtime.clock.now(),
+            "now": now,
             "terms": runtime.catalogue.terms,
         }
         if self.off_thread:
             return await runtime.worker.decide(decide, account, event, arguments)
         return decide(account, event, **arguments)
 
-    def _submit(
+    def submit(
         self,
         message: Message | None,
         account: Account,
@@ -306,7 +251,11 @@ class CustomerActor:
         rows: list[tuple[Table, Row]] | None = None,
     ) -> None:
         """Hand changes to the writer; the message is answered when they, and all before them, are durable."""
-        if message is not None and not changes and not rows and not self._in_flight:
+        work = Work(account.customer.number, changes, rows or [])
+        if account.due_at != self._due_written and account.customer.number:
+            work.due_at = self._due_written = account.due_at
+            self.runtime.due.note(work.due_at)
+        elif message is not None and not changes and not rows and not self._in_flight:
             message.settle()
             return
         self._in_flight += 1
@@ -318,78 +267,22 @@ class CustomerActor:
             if message is not None:
                 message.settle(problem)
 
-        self._runtime.writer.submit(Work(account.customer.number, changes, rows or []), settle)
-
-    # Everything else
-
-    async def _reserve(self, message: Reserve, account: Account) -> None:
-        await self._learn_prices([message.event])
-        decide = partial(reserving.reserve, ttl=message.ttl)
-        decided: Reserved | Denied = await self._decide(decide, message.event, account)
-        message.outcome = decided
-        if isinstance(decided, Denied):
-            message.settle()
-            return
-        apply(account, decided.changes)
-        self._submit(message, account, [decided.changes])
-
-    async def _change_credits(self, message: ChangeCredits, account: Account) -> None:
-        prepared = None
-        if message.prepare is not None:
-            await self._own_commits()
-            prepared = await self._runtime.books.read(message.prepare)
-        changes = deeds.change_credits(message, account, self._runtime, self.ref, prepared)
-        if changes is not None:
-            apply(account, changes)
-        self._submit(message, account, [changes] if changes is not None else [])
+        self.runtime.writer.submit(work, settle)
 
     def keep_time(self) -> None:
-        """Write what time alone has done to the customer's credits, if anything: readers need not wait for it."""
+        """Write what time alone has done to the customer's books, if anything: readers need not wait for it."""
         account = self.account
-        if self._keeping_time or account is None or account.credits is None:
+        if self._keeping_time or account is None or account.due_at > self.now(account):
             return
-        if account.credits.due_at <= self._runtime.clock.now():
-            message = ChangeCredits(lambda _draft, _prepared: None)
-            message.after(self._time_kept)
-            with suppress(ProblemError):  # too busy: somebody asks again, and every decision does it anyway
-                self.post(message)
-                self._keeping_time = True
+        message = Change(lambda _draft, _prepared: None)
+        message.after(self._time_kept)
+        with suppress(ProblemError):  # too busy: somebody asks again, and every decision does it anyway
+            self.post(message)
+            self._keeping_time = True
 
     def _time_kept(self) -> None:
         self._keeping_time = False
 
-    async def _rerate(self, message: Rerate, account: Account) -> None:
-        runtime = self._runtime
-        await self._own_commits()
-        row, charges = await runtime.books.read(partial(event_rows.event_with_charges, number=message.event))
-        await self._learn_prices([rerating.event_of(row)])
-        latest = runtime.catalogue.latest
-        decide = partial(
-            rerating.decide,
-            row=row,
-            charges=charges,
-            now=runtime.clock.now(),
-            terms=runtime.catalogue.terms,
-        )
-        plans = [each.plan for each in account.enrolments]
-        if all_inline(runtime.registry, [*plans, *(latest(plan.key) for plan in plans)]):
-            changes = decide(account, latest=latest)
-        else:
-            changes = await runtime.worker.call(
-                lambda watch: decide(watch.account(account), latest=watch.latest(latest))
-            )
-        if changes is None:
-            message.settle()
-            return
-        apply(account, changes)
-        message.complete = changes.rerated is not None and changes.rerated.event.no_price is None
-        self._submit(message, account, [changes])
-
 
 _LOADED: Final = trio.Event()
 _LOADED.set()
-
-_POISON: Final = Problem(
-    code=Code.POISON,
-    message="the event crashed its customer's actor twice and is refused; see the daemon's log",
-)

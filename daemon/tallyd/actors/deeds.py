@@ -5,19 +5,22 @@ from typing import Any, Final
 
 import msgspec
 
-from tallyd.actors.messages import ChangeCredits, ChangeProfile, Introduce, Subscribe
+from tallyd.actors.messages import Change, ChangeProfile, Introduce, Subscribe
 from tallyd.actors.runtime import Runtime
-from tallyd.engine.account import Account, Changes, Enrolment
-from tallyd.engine.credits import passing
+from tallyd.engine.account import Account, Changes
+from tallyd.engine.billing import changing
 from tallyd.engine.credits.draft import Draft
 from tallyd.engine.credits.granting import include, pool_for
 from tallyd.engine.rating import PricedPlan
 from tallyd.model.catalog import CreditModel
 from tallyd.model.customer import Customer, CustomerRef, RefKind
+from tallyd.model.periods import local_date, midnight
 from tallyd.model.problems import Code, Problem, ProblemError, not_found
 from tallyd.model.subscription import Subscription
 
-DUES_A_SLICE: Final = 200
+_CHANGE: Final = "`tallyd subscriptions change` or POST /api/v1/client/subscriptions/ID/plan-change"
+
+DUES_A_SLICE: Final = 25
 """What falls due at one time is done together; beyond this others get a turn in between."""
 
 
@@ -48,57 +51,61 @@ def numbered(account: Account, runtime: Runtime, now: int) -> Customer:
     return msgspec.structs.replace(account.customer, number=number, created_at=now)
 
 
-def subscribe(message: Subscribe, account: Account, runtime: Runtime, ref: CustomerRef) -> Changes:
-    """Put the customer on a plan, with the credits it includes.
+def subscription_for(message: Subscribe, account: Account, runtime: Runtime, now: int) -> Subscription:
+    """Return the subscription that is asked for.
 
     Raises:
-        ProblemError: unknown and not to be made known, or on the plan already.
+        ProblemError: the customer is on the plan already.
     """
-    plan, now = message.plan, runtime.clock.now()
-    if not account.known and not runtime.auto_create_customers:
-        raise ProblemError(unknown_customer(ref))
+    terms, plan = message.terms, message.terms.plan
+    starts_at = terms.starts_at
+    if starts_at is None:
+        starts_at = midnight(local_date(now, terms.zone), terms.zone)
     if any(
-        each.plan.key == plan.key and (each.subscription.ends_at or math.inf) > message.starts_at
+        each.plan.key == plan.key and (each.subscription.ends_at or math.inf) > starts_at
         for each in account.enrolments
     ):
-        text = f"the customer is already subscribed to {plan.key}"
+        text = f"the customer is already subscribed to {plan.key}; put it on another plan with {_CHANGE}"
         raise ProblemError(Problem(code=Code.CONFLICT, message=text))
-    customer = numbered(account, runtime, now)
-    if not account.known:
-        account.customer = customer  # its number is taken, whatever becomes of this
-    subscription = Subscription(
+    if terms.trial_days is not None:
+        plan = msgspec.structs.replace(plan, trial_days=terms.trial_days)
+    phase, trial_ends_at = changing.first_phase(
+        plan, starts_at=starts_at, anchor_day=terms.anchor_day, zone=terms.zone
+    )
+    return Subscription(
         number=next(runtime.sequences.subscriptions),
         id=runtime.new_uuid(),
-        customer=customer.number,
-        plan_key=plan.key,
-        plan_version=plan.version,
-        starts_at=message.starts_at,
-        ends_at=None,
-        anchor_day=message.anchor_day,
-        interval_months=plan.interval_months,
+        customer=account.customer.number,
+        starts_at=starts_at,
+        ends_at=None if terms.periods is None else phase.cycle.end_of(terms.periods),
         created_at=now,
+        phases=[phase],
+        trial_ends_at=trial_ends_at,
+        grace_days=plan.grace_days if terms.grace_days is None else terms.grace_days,
+        metadata=terms.metadata,
     )
-    message.subscription = subscription
-    changes = Changes(
-        customer=None if account.known else customer,
-        subscription=(subscription, plan),
-        position=account.position,
-        chain=account.chain,
-    )
-    paying = _paying_models(plan, runtime)
-    if not plan.credits and not paying:
-        return changes
+
+
+def subscribe(
+    account: Account, subscription: Subscription, plan: PricedPlan, runtime: Runtime, now: int
+) -> Changes:
+    """Put the customer on a plan, with its first invoice and the credits it includes.
+
+    Raises:
+        ProblemError: it starts too long ago, or needs a credit model that is not there.
+    """
     draft = Draft(account, now, runtime.sequences.events.__next__)
-    passing.pass_time(draft)
+    changing.subscribe(draft, subscription, plan)
     for included in plan.credits:
         model = runtime.catalogue.credit_models.get(included.credit_model)
         if model is None:
             raise not_found(f"the plan includes credits of {included.credit_model!r}, which is not in the catalog")
-        include(draft, Enrolment(subscription, plan), included, model)
-    for model in paying:  # an empty pool: what only credits pay for is not free until the first are there
-        pool_for(draft, model)
-    credit, position, chain = draft.seal_all()
-    return msgspec.structs.replace(changes, credits=credit, position=position, chain=chain)
+        include(draft, draft.enrolment_at(subscription.number, now), included, model)
+    for model in _paying_models(plan, runtime):
+        pool_for(draft, model)  # empty: what only credits pay for is not free until the first are there
+    changes = draft.changes()
+    changes.customer = None if account.known else account.customer
+    return changes
 
 
 def _paying_models(plan: PricedPlan, runtime: Runtime) -> list[CreditModel]:
@@ -118,15 +125,7 @@ def _paying_models(plan: PricedPlan, runtime: Runtime) -> list[CreditModel]:
     return models
 
 
-def pass_time(account: Account, runtime: Runtime) -> Changes:
-    """Do what time alone does to the customer's credits: a slice of it, if there is much."""
-    draft = Draft(account, runtime.clock.now(), runtime.sequences.events.__next__)
-    passing.pass_time(draft, DUES_A_SLICE)
-    credit, position, chain = draft.seal_all()
-    return Changes(credits=credit, position=position, chain=chain)
-
-
-def introduce(message: Introduce, account: Account, runtime: Runtime, ref: CustomerRef) -> Changes:
+def introduce(message: Introduce, account: Account, runtime: Runtime, ref: CustomerRef, now: int) -> Changes:
     """Make the customer known.
 
     Raises:
@@ -134,7 +133,7 @@ def introduce(message: Introduce, account: Account, runtime: Runtime, ref: Custo
     """
     if account.known:
         raise ProblemError(Problem(code=Code.CONFLICT, message=f"customer {ref.value} exists already"))
-    customer = numbered(account, runtime, runtime.clock.now())
+    customer = numbered(account, runtime, now)
     message.customer = msgspec.structs.replace(customer, profile=message.profile)
     return Changes(customer=message.customer, position=account.position, chain=account.chain)
 
@@ -152,21 +151,14 @@ def change_profile(message: ChangeProfile, account: Account, ref: CustomerRef) -
     return Changes(customer=message.customer, position=account.position, chain=account.chain)
 
 
-def change_credits(
-    message: ChangeCredits, account: Account, runtime: Runtime, ref: CustomerRef, prepared: Any
-) -> Changes | None:
-    """Change the customer's credits; None when nothing changes.
+def change(
+    message: Change, account: Account, runtime: Runtime, now: int, prepared: Any
+) -> tuple[Any, Changes | None]:
+    """Change the customer's books; return the answer, and what changes: None for nothing.
 
     Raises:
-        ProblemError: the customer is unknown, or what is asked is refused.
+        ProblemError: what is asked is refused.
     """
-    if not account.known:
-        raise not_found(f"there is no customer {ref.value!r}; it comes to be with its first event or subscription")
-    draft = Draft(account, runtime.clock.now(), runtime.sequences.events.__next__)
-    passing.pass_time(draft)
-    message.answer = message.decide(draft, prepared)
-    if not draft.changed:
-        return None
-    credit, position, chain = draft.seal_all()
-    message.entries = credit.entries
-    return Changes(credits=credit, position=position, chain=chain)
+    draft = Draft(account, now, runtime.sequences.events.__next__)
+    answer = message.decide(draft, prepared)
+    return answer, draft.changes() if draft.changed else None

@@ -95,6 +95,18 @@ class Directory:
                 await trio.sleep(actor.backoff_s)
         return account
 
+    async def account_since(self, ref: CustomerRef, moment: int) -> Account:
+        """Return a customer's account with the counters of a moment long ago.
+
+        Raises:
+            ProblemError: see `account`.
+        """
+        account = await self.account(ref)
+        actor = self.actor(ref)
+        if actor.account is account:
+            await actor.with_counters(account, moment)
+        return account
+
     async def _live(self, actor: CustomerActor) -> None:
         try:
             await actor.run()

@@ -4,6 +4,7 @@ A Bloom filter over every key in the books. "Not in the filter" is certain; "per
 everything until the filter has been filled. It lives in memory only, and is never asked whether a key *is* known.
 """
 
+from mmap import mmap
 from typing import Final
 
 from tallyd.store.event_rows import KeyPair
@@ -18,7 +19,7 @@ class KeyFilter:
     """Add every key before it can reach the books; ask `certainly_new` of keys that come."""
 
     def __init__(self, bits: int = BITS) -> None:
-        self._bits = bytearray(bits >> 3)
+        self._bits = mmap(-1, bits >> 3)  # the kernel's zeros: what no key has touched takes no memory
         self._mask = bits - 1
         self.filled = False
 

@@ -8,19 +8,21 @@ import msgspec
 import trio
 
 from tallyd.engine import recording
-from tallyd.engine.account import ChargeRow, EventRow
 from tallyd.engine.credits.covering import Drawn
 from tallyd.engine.credits.draft import Draft
 from tallyd.engine.entitlements import Entitlement
 from tallyd.engine.rating import PricedPlan
 from tallyd.engine.recording import Denied, Recorded
 from tallyd.engine.reserving import Reserved
-from tallyd.model.credit_entries import Entry
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.model.credits import Hold
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
+from tallyd.model.invoice import Invoice
+from tallyd.model.ledger_entries import Entry
 from tallyd.model.problems import Problem
 from tallyd.model.subscription import Subscription
+from tallyd.store.tables import Row, Table
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -50,7 +52,7 @@ Outcome = Accepted | Duplicate | Refused | Problem
 DecideEvent = Callable[..., Recorded | Denied]
 """Decides an event: called with the account, the event and what `recording.record` takes by name."""
 
-DecideCredits = Callable[[Draft, Any], Any]
+Decide = Callable[[Draft, Any], Any]
 """Changes a draft, given what was prepared; raises `ProblemError` to refuse."""
 
 
@@ -102,17 +104,40 @@ class Record(Message):
         super().settle(problem)
 
 
+class SubscribeTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """How a subscription begins.
+
+    Attributes:
+        plan: the version of the plan.
+        starts_at: microseconds UTC; None: 00:00 today, where the subscriber is.
+        anchor_day: day of the month on which periods begin; None: the day it starts.
+        zone: IANA name of the time zone whose midnights count.
+        grace_days: days after an invoice's due date before access ends; None: as the plan says.
+        trial_days: None: as the plan says.
+        metadata: JSON object of the app's own.
+        periods: how many it has, a trial apart, before it ends by itself; None: as many as it lives.
+    """
+
+    plan: PricedPlan
+    starts_at: int | None = None
+    anchor_day: int | None = None
+    zone: str = "UTC"
+    grace_days: int | None = None
+    trial_days: int | None = None
+    metadata: str = "{}"
+    periods: int | None = None
+
+
 class Subscribe(Message):
-    """Put the customer on a version of a plan."""
+    """Put the customer on a version of a plan. `invoices` are those it has made by now."""
 
-    __slots__ = ("anchor_day", "plan", "starts_at", "subscription")
+    __slots__ = ("invoices", "subscription", "terms")
 
-    def __init__(self, plan: PricedPlan, *, starts_at: int, anchor_day: int) -> None:
+    def __init__(self, terms: SubscribeTerms) -> None:
         super().__init__()
-        self.plan = plan
-        self.starts_at = starts_at
-        self.anchor_day = anchor_day
+        self.terms = terms
         self.subscription: Subscription | None = None
+        self.invoices: list[Invoice] = []
 
 
 class Reserve(Message):
@@ -127,19 +152,26 @@ class Reserve(Message):
         self.outcome: Reserved | Denied | None = None
 
 
-class ChangeCredits(Message):
-    """Change the customer's credits on purpose, or only do what is due by now.
+class Change(Message):
+    """Change the customer's credits, subscriptions or invoices on purpose, or only do what is due by now.
 
     `prepare` reads from the books in the actor's own turn, when all it has decided is durable; its answer is given
-    to `decide`, which changes the draft and whose answer is `answer`. `entries` are the ledger rows made.
+    to `decide`, which changes the draft and whose answer is `answer`. `entries` are the ledger rows made. `rows`
+    returns, for that answer, rows of other tables that are written in the same commit.
     """
 
-    __slots__ = ("answer", "decide", "entries", "prepare")
+    __slots__ = ("answer", "decide", "entries", "prepare", "rows")
 
-    def __init__(self, decide: DecideCredits, prepare: Callable[[sqlite3.Connection], Any] | None = None) -> None:
+    def __init__(
+        self,
+        decide: Decide,
+        prepare: Callable[[sqlite3.Connection], Any] | None = None,
+        rows: Callable[[Any], list[tuple[Table, Row]]] | None = None,
+    ) -> None:
         super().__init__()
         self.decide = decide
         self.prepare = prepare
+        self.rows = rows
         self.answer: Any = None
         self.entries: list[Entry] = []
 
@@ -181,9 +213,26 @@ class Rerate(Message):
         self.complete = False
 
 
+class Void(Message):
+    """Take an event back, named by its row number; with `amended`, record another in its place, as one.
+
+    `outcome` is that of the other event; `position` is the ledger position of the void.
+    """
+
+    __slots__ = ("amended", "event", "outcome", "position", "reason")
+
+    def __init__(self, event: int, reason: str, amended: UsageEvent | None = None) -> None:
+        super().__init__()
+        self.event = event
+        self.reason = reason
+        self.amended = amended
+        self.outcome: Outcome | None = None
+        self.position = 0
+
+
 __all__ = [
     "Accepted",
-    "ChangeCredits",
+    "Change",
     "ChangeProfile",
     "Duplicate",
     "Introduce",
@@ -194,4 +243,6 @@ __all__ = [
     "Rerate",
     "Reserve",
     "Subscribe",
+    "SubscribeTerms",
+    "Void",
 ]

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import msgspec
 
 from tallyd.actors.catalogue import Catalogue
+from tallyd.actors.due import Due
 from tallyd.actors.worker import Worker
-from tallyd.clock import Clock
+from tallyd.clock import Clocks
 from tallyd.pricing.registry import Registry
 from tallyd.store.accounts import Sequences
 from tallyd.store.books import Books
@@ -25,6 +26,11 @@ class Counts(msgspec.Struct):
     checks: int = 0
     actor_crashes: int = 0
     overloads: int = 0
+    checkouts: int = 0
+    checkouts_paid: int = 0
+    payments_unmatched: int = 0
+    provider_failures: int = 0
+    webhooks_refused: int = 0
 
 
 class Runtime(msgspec.Struct, kw_only=True):
@@ -35,7 +41,8 @@ class Runtime(msgspec.Struct, kw_only=True):
     catalogue: Catalogue
     registry: Registry
     worker: Worker
-    clock: Clock
+    clock: Clocks
+    due: Due
     sequences: Sequences
     counts: Counts
     auto_create_customers: bool

@@ -85,6 +85,12 @@ class Worker:
         )
         return attempt(marginal=_without_plugins) if decided is None else decided
 
+    def silent(self, account: Account) -> Account:
+        """Return the same books with models that have had their time: what follows is decided without them."""
+        watch = Watch(self._stuck, frozenset())
+        watch.abandon()
+        return watch.account(account)
+
     async def _persist(
         self, work: "Callable[[Watch], AnswerT]", limiter: trio.CapacityLimiter, budget_s: float
     ) -> AnswerT | None:
@@ -169,7 +175,10 @@ class Watch:
     def account(self, account: Account) -> Account:
         """Return the same books with watched models in their plans."""
         watched = copy(account)
-        watched.enrolments = [Enrolment(each.subscription, self._plan(each.plan)) for each in account.enrolments]
+        watched.enrolments = [
+            Enrolment(each.subscription, self._plan(each.plan), each.starts_at, each.ends_at)
+            for each in account.enrolments
+        ]
         return watched
 
     def latest(self, latest: LatestPlan) -> LatestPlan:

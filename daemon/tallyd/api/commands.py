@@ -11,9 +11,9 @@ from tallyd.actors.messages import Accepted, Duplicate, Outcome, Refused
 from tallyd.api.wire import Decoder
 from tallyd.clock import new_key
 from tallyd.core import Core
-from tallyd.engine.account import ChargeRow
 from tallyd.engine.credits.covering import Drawn
 from tallyd.engine.events import customer_ref, read_event
+from tallyd.engine.rows import ChargeRow
 from tallyd.model.event import EventBody, Source, event_uuid
 from tallyd.model.moments import iso
 from tallyd.model.money import ZERO
@@ -47,7 +47,7 @@ def read_request(core: Core, body: EventBody, source: Source, key: str | None = 
         source=source,
         key=key if key is not None else body.event_idempotency_key,
         new_key=new_key,
-        now=core.clock.now(),
+        now=core.clock.of(ref.customer_id()) if core.clock.standing else core.clock.now(),
         feature_named=lambda name: name if name in core.catalogue.features else None,
     )
     feature_key = event.feature_key

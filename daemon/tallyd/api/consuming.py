@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from tallyd.actors.intake import Request
-from tallyd.actors.messages import Accepted, ChangeCredits, Duplicate, Refused, Reserve
+from tallyd.actors.messages import Accepted, Change, Duplicate, Refused, Reserve
 from tallyd.api.commands import (
     accepted_view,
     duplicate_problem,
@@ -31,9 +31,9 @@ from tallyd.core import Core
 from tallyd.engine import entitlements, recording
 from tallyd.engine.credits import holding
 from tallyd.engine.credits.draft import Draft
-from tallyd.engine.credits.passing import as_of
 from tallyd.engine.entitlements import Entitlement, Reason
 from tallyd.engine.events import check_identifier, check_number, decode_body
+from tallyd.engine.passing import as_of
 from tallyd.engine.recording import Denied
 from tallyd.model.credits import OVERAGE, Hold, HoldStatus, HoldTerms
 from tallyd.model.customer import CustomerRef, RefKind
@@ -132,7 +132,7 @@ async def consume(core: Core, body: EventBody) -> ConsumeView:
         if not outcome.same_body:
             raise ProblemError(duplicate_problem(outcome))
         account = await core.directory.account(request.ref)
-        answer = entitlements.decide(account, feature_key, core.clock.now())
+        answer = entitlements.decide(account, feature_key, core.clock.of(account.customer.id))
         fields = msgspec.structs.asdict(entitlement_view(reference, feature_key, answer))
         fields["allowed"] = True  # it was admitted the first time, whatever is left now
         return ConsumeView(**fields, event_id=event_uuid(outcome.event), duplicate=True)
@@ -299,7 +299,7 @@ async def release(core: Core, hold_id: str, reference: str | None = None) -> dic
         held = draft.hold(hold.number)
         return None if held is None else holding.release(draft, held)
 
-    message = ChangeCredits(decide)
+    message = Change(decide)
     await core.intake.ask(ref, message)
     if message.answer is not None:
         return hold_view(message.answer)
@@ -316,14 +316,16 @@ async def hold_status(core: Core, hold_id: str) -> dict[str, Any]:
     account = await known_account(core, ref)
     if account.credits is not None and hold.status is HoldStatus.HELD:
         core.directory.actor(ref).keep_time()
-        hold = as_of(account, core.clock.now()).hold(hold.number) or await _ended(core, ref, hold)
+        hold = as_of(account, core.clock.of(account.customer.id)).hold(hold.number) or await _ended(
+            core, ref, hold
+        )
     return hold_view(hold)
 
 
 async def _ended(core: Core, ref: CustomerRef, hold: Hold) -> Hold:
     """Return a hold that has ended, and was open in the books a moment ago, once they say how."""
     read = partial(credit_rows.hold_by_number, number=hold.number)
-    message = ChangeCredits(lambda _draft, prepared: prepared, read)
+    message = Change(lambda _draft, prepared: prepared, read)
     await core.intake.ask(ref, message)
     ended: Hold = message.answer
     return ended

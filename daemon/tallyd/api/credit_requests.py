@@ -36,13 +36,13 @@ from tallyd.api.credit_views import (
 )
 from tallyd.api.crediting import Moved
 from tallyd.core import Core
-from tallyd.engine.credits.passing import as_of
 from tallyd.engine.events import check_identifier, check_number
+from tallyd.engine.passing import as_of
 from tallyd.model.catalog import CreditModel
-from tallyd.model.credit_entries import Cause, Entry, EntryKind
 from tallyd.model.credits import GrantTerms, GrantType, Pool
 from tallyd.model.customer import CustomerRef, RefKind
 from tallyd.model.event import event_number, event_uuid
+from tallyd.model.ledger_entries import Cause, Entry, EntryKind
 from tallyd.model.moments import iso
 from tallyd.model.money import currency_problem, round_to_currency
 from tallyd.model.problems import Code, ProblemError, invalid, not_found

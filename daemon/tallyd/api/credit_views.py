@@ -13,9 +13,9 @@ from tallyd.api.consuming import without_nothing
 from tallyd.engine.account import Account, Enrolment
 from tallyd.engine.credits.book import Alert
 from tallyd.model.catalog import CreditModel, PlanCredits
-from tallyd.model.credit_entries import Cause, DeductionDetails, Entry, EntryKind
 from tallyd.model.credits import Grant, GrantTerms, Link, Pool
 from tallyd.model.event import event_uuid
+from tallyd.model.ledger_entries import Cause, DeductionDetails, Entry, EntryKind
 from tallyd.model.moments import iso
 from tallyd.store.event_rows import Used
 

@@ -7,19 +7,19 @@ from typing import Any, Final
 
 import msgspec
 
-from tallyd.actors.messages import ChangeCredits
+from tallyd.actors.messages import Change
 from tallyd.api.entitling import known_account
 from tallyd.core import Core
 from tallyd.engine.credits import granting
 from tallyd.engine.credits.draft import Draft
 from tallyd.engine.credits.giving import conflict, give, top_up
-from tallyd.engine.credits.passing import as_of
 from tallyd.engine.events import check_identifier, check_number
+from tallyd.engine.passing import as_of
 from tallyd.model.catalog import CreditModel
-from tallyd.model.credit_entries import TRANSACTIONS, Cause, Entry
 from tallyd.model.credits import Grant, GrantTerms, Hold, Link, Pool
 from tallyd.model.customer import CustomerRef, RefKind
 from tallyd.model.event import event_number, event_uuid
+from tallyd.model.ledger_entries import TRANSACTIONS, Cause, Entry
 from tallyd.model.problems import Code, Problem, ProblemError, invalid, not_found
 from tallyd.store import credit_rows, event_rows
 from tallyd.store.credit_rows import EntryQuery
@@ -96,7 +96,7 @@ async def pools_of(core: Core, ref: CustomerRef) -> list[Pool]:
         ProblemError: the customer is unknown.
     """
     account = await known_account(core, ref)
-    return list(as_of(account, core.clock.now()).all_pools())
+    return list(as_of(account, core.clock.of(account.customer.id)).all_pools())
 
 
 async def open_holds(core: Core, ref: CustomerRef) -> list[Hold]:
@@ -106,7 +106,7 @@ async def open_holds(core: Core, ref: CustomerRef) -> list[Hold]:
         ProblemError: the customer is unknown.
     """
     account = await known_account(core, ref)
-    return list(as_of(account, core.clock.now()).open_holds())
+    return list(as_of(account, core.clock.of(account.customer.id)).open_holds())
 
 
 async def pool_now(core: Core, pool_id: str, ref: CustomerRef | None = None) -> tuple[CustomerRef, Pool]:
@@ -117,21 +117,21 @@ async def pool_now(core: Core, pool_id: str, ref: CustomerRef | None = None) -> 
     """
     owner, number = await owner_of(core, pool_id, ref)
     account = await known_account(core, owner)
-    return owner, as_of(account, core.clock.now()).pool(number)
+    return owner, as_of(account, core.clock.of(account.customer.id)).pool(number)
 
 
 # What time has done
 
 
 async def keep_time(core: Core, ref: CustomerRef) -> None:
-    """Write what time alone has done to a customer's credits, so that the books can be read.
+    """Write what time alone has done to a customer's books, so that they can be read.
 
     Raises:
         ProblemError: the customer is unknown, or overload.
     """
     account = await known_account(core, ref)
-    if account.credits is not None and account.credits.due_at <= core.clock.now():
-        await core.intake.ask(ref, ChangeCredits(lambda _draft, _prepared: None))
+    if account.due_at <= core.clock.of(account.customer.id):
+        await core.intake.ask(ref, Change(lambda _draft, _prepared: None))
 
 
 async def transactions(
@@ -296,12 +296,13 @@ async def link(
 
     def decide(draft: Draft, _prepared: Any) -> Link:
         held = granting.known_pool(draft, pool)
-        for each in draft.account.enrolments:
-            if each.subscription.id == subscription_id:
-                return granting.link_pool(draft, held, each, priority=priority, draw_limit=draw_limit)
+        for each in draft.account.subscriptions():
+            if each.id == subscription_id:
+                enrolment = draft.enrolment_at(each.number, draft.now)
+                return granting.link_pool(draft, held, enrolment, priority=priority, draw_limit=draw_limit)
         raise not_found(f"the customer has no subscription {subscription_id!r}")
 
-    message = ChangeCredits(decide)
+    message = Change(decide)
     await core.intake.ask(ref, message)
     made: Link = message.answer
     return made
@@ -319,7 +320,7 @@ async def _move(
     """Ask the customer's actor, once for a key; `amount` is what the entry under the key adds to the balance."""
     if key is not None:
         check_identifier("idempotencyKey", key)
-    message = ChangeCredits(decide, prepare)
+    message = Change(decide, prepare)
     pair = None if key is None else (KEY_SPACE, key)
     known = await core.intake.ask_once(ref, message, pair)
     if known is not None:

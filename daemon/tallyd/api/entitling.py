@@ -11,7 +11,7 @@ from tallyd.api.wire import Decoder
 from tallyd.core import Core
 from tallyd.engine import entitlements
 from tallyd.engine.account import Account
-from tallyd.engine.entitlements import DESCRIPTIONS, CreditState, Entitlement, Reason, Simulation
+from tallyd.engine.entitlements import ADVICE, DESCRIPTIONS, CreditState, Entitlement, Reason, Simulation
 from tallyd.engine.evaluating import evaluate as evaluate_usage
 from tallyd.engine.events import check_identifier, check_number, read_event
 from tallyd.model.credits import PoolStatus
@@ -24,11 +24,12 @@ IDENTIFIER_SHORT: Final = 128
 """Characters of names in an evaluate request (CONTRACTS 1.3)."""
 
 
-class ReasonView(msgspec.Struct, frozen=True, gc=False):
-    """A reason from the closed list, and the words for it."""
+class ReasonView(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A reason from the closed list, the words for it, and what to do about it."""
 
     code: Reason
     description: str
+    advice: str | None = None
 
 
 class MetaView(msgspec.Struct, frozen=True, gc=False):
@@ -95,7 +96,7 @@ class EntitlementView(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
     price_version: str | None = None
 
 
-META: Final = {reason: MetaView(ReasonView(reason, DESCRIPTIONS[reason])) for reason in Reason}
+META: Final = {reason: MetaView(ReasonView(reason, DESCRIPTIONS[reason], ADVICE.get(reason))) for reason in Reason}
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -231,9 +232,9 @@ def quote_view(core: Core, answer: Entitlement) -> CreditQuoteView | None:
 def answer_check(core: Core, account: Account, reference: str, feature_key: str) -> EntitlementView:
     """Answer a check from an account at hand: no waiting, so the read is consistent."""
     core.counts.checks += 1
-    now = core.clock.now()
+    now = core.clock.of(account.customer.id)
     answer = entitlements.decide(account, feature_key, now)
-    if account.credits is not None and account.credits.due_at <= now:
+    if account.due_at <= now:
         core.directory.actor(CustomerRef(RefKind.REFERENCE, reference)).keep_time()
     return entitlement_view(reference, feature_key, answer)
 
@@ -279,8 +280,8 @@ async def evaluate(core: Core, request: EvaluateInput, new_flow_id: str | None) 
 
 async def _evaluated(core: Core, account: Account, request: EvaluateInput, units: Decimal | None) -> Entitlement:
     """Decide; a model that is not trusted with the daemon's own thread is asked on another."""
-    runtime, now = core.runtime, core.clock.now()
-    event = _imagined(core, request, units)
+    runtime, now = core.runtime, core.clock.of(account.customer.id)
+    event = _imagined(now, request, units)
     if units is None and event.tokens:
         units = sum(event.tokens.values(), ZERO) or None
     if units is None or account.credits is None:
@@ -304,7 +305,7 @@ async def _evaluated(core: Core, account: Account, request: EvaluateInput, units
     return answer
 
 
-def _imagined(core: Core, request: EvaluateInput, units: Decimal | None) -> UsageEvent:
+def _imagined(now: int, request: EvaluateInput, units: Decimal | None) -> UsageEvent:
     """Return the event that what is asked for would be."""
     usage = request.usage or UsageInput()
     cost_input = usage.cost_input or (CostInput(model=usage.model) if usage.model else None)
@@ -314,9 +315,7 @@ def _imagined(core: Core, request: EvaluateInput, units: Decimal | None) -> Usag
         usage_units=units,
         cost_input=cost_input_of(usage.estimate) if usage.estimate else cost_input,
     )
-    return read_event(
-        body, source=Source.SOCKET, key=None, new_key=str, now=core.clock.now(), feature_named=lambda name: name
-    )
+    return read_event(body, source=Source.SOCKET, key=None, new_key=str, now=now, feature_named=lambda name: name)
 
 
 def cost_input_of(estimate: Estimate) -> CostInput:

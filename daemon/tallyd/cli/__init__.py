@@ -1,7 +1,7 @@
 """The command line.
 
 Exit codes: 0 done, 1 not done or something found wrong, 2 used wrongly, 3 no daemon there; of `credits` also
-4 not enough credits, 5 done before under the same key.
+4 not enough credits, 5 done before under the same key; of `what-if` also 4 answered, but not for all usage.
 """
 
 from importlib import import_module
@@ -16,10 +16,17 @@ _COMMANDS: Final = {
     "demo": "demo",
     "ingest": "ingest",
     "check": "check",
+    "subscribe": "subscriptions:subscribe",
+    "subscriptions": "subscriptions",
+    "invoices": "invoices",
+    "explain": "explain",
+    "events": "events",
     "credits": "credits",
+    "clock": "clock",
     "keys": "keys",
     "config": "config",
     "rerate": "rerate",
+    "what-if": "whatif",
     "verify": "verify",
 }
 
@@ -31,10 +38,11 @@ class _Lazy(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        module = _COMMANDS.get(cmd_name)
-        if module is None:
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
             return None
-        command: click.Command = import_module(f"tallyd.cli.{module}").command
+        module, _, name = place.partition(":")
+        command: click.Command = getattr(import_module(f"tallyd.cli.{module}"), name or "command")
         return command
 
 

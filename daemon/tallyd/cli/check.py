@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 
-from tallyd.cli.client import daemon_of
+from tallyd.cli.client import DaemonError, advised, daemon_of
 from tallyd.cli.credits_words import amount, printable
 from tallyd.cli.settings import settings_options
 from tallyd.config import Config
@@ -24,14 +24,17 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 def command(
     config: Config, customer: str, feature: str, units: str | None, model: str | None, as_json: bool
 ) -> None:
-    """Ask whether CUSTOMER may use FEATURE now. Exit code 0: allowed, 1: denied."""
+    """Ask whether CUSTOMER may use FEATURE now. Exit code 0: allowed, 1: denied, 3: no daemon there."""
     if model is not None and units is None:
         raise click.UsageError("--model needs --units: how many are asked for")
     params: dict[str, Any] = {"customerReferenceId": customer, "featureKey": feature}
     if units is not None:
         params["usage"] = {"usageUnits": units, "model": model}
-    with daemon_of(config) as daemon:
-        answer = daemon.call("check" if units is None else "evaluate", params)
+    try:
+        with daemon_of(config) as daemon:
+            answer = daemon.call("check" if units is None else "evaluate", params)
+    except DaemonError as error:
+        raise advised(error, customer) from None
     if as_json:
         click.echo(_encode(answer).decode())
     else:

@@ -12,11 +12,13 @@ import msgspec
 
 from tallyd.cli.child import child_daemon
 from tallyd.config import NOBODY, Config
+from tallyd.model.problems import Code
 from tallyd.store.lock import DataDirBusyError, own_data_dir
 from tallyd.store.sqlite import FILE_NAME
 
 NO_DAEMON: Final = 3
 CALL_TIMEOUT_S: Final = 120
+_WHERE: Final = "say where with --data-dir or --socket"
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -46,6 +48,13 @@ class DaemonError(click.ClickException):
     def __init__(self, failure: Failure) -> None:
         self.code = str(failure.data.get("code", ""))
         super().__init__(f"{failure.message} ({self.code})" if self.code else failure.message)
+
+
+def advised(error: DaemonError, customer: object) -> click.ClickException:
+    """Return what the daemon refused; of a customer it does not know, with what to do next."""
+    if error.code != Code.NOT_FOUND or not error.message.startswith("there is no customer"):
+        return error
+    return click.ClickException(f"{error.message}\nput it on a plan with `tallyd subscribe {customer} PLAN`")
 
 
 class NoDaemonError(click.ClickException):
@@ -134,17 +143,18 @@ class Daemon:
 
 
 @contextmanager
-def daemon_of(config: Config, *, make: bool = False) -> Iterator[Daemon]:
+def daemon_of(config: Config, *, host: bool = False, make: bool = False) -> Iterator[Daemon]:
     """Find the daemon a command needs, or host one as long as the command runs.
 
-    `--socket` names a daemon; else the one that owns the data directory is asked; else one is hosted there.
+    `--socket` names a daemon; else the one that owns the data directory is asked; else one may be hosted there.
 
     Args:
         config: the settings.
-        make: whether a data directory without books is made into one.
+        host: whether one is hosted where none runs: for what needs no plans.
+        make: whether a data directory without books is made into one then.
 
     Raises:
-        NoDaemonError: nobody answers at `--socket`.
+        NoDaemonError: nobody answers at `--socket`, or none runs and none is hosted.
         ClickException: the books cannot be reached.
     """
     place = _running(config)
@@ -152,8 +162,12 @@ def daemon_of(config: Config, *, make: bool = False) -> Iterator[Daemon]:
         with _connection(place) as daemon:
             yield daemon
         return
+    if not host:
+        serve = f"start one with `tallyd serve --data-dir {config.data_dir} --catalog FILE`"
+        text = f"no daemon runs on the data directory {config.data_dir}; {serve}, or {_WHERE}"
+        raise NoDaemonError(text)
     if not make and not (config.data_dir / FILE_NAME).exists():
-        text = f"there are no books in {config.data_dir}; say where with --data-dir or --socket"
+        text = f"there are no books in {config.data_dir}, and no daemon runs on it; {_WHERE}"
         raise click.ClickException(text)
     with child_daemon(_options(), environment=_environment(config)) as child, _connection(child.socket) as daemon:
         daemon.where = f"the books in {config.data_dir} (no daemon was running)"
@@ -174,6 +188,8 @@ def _running(config: Config) -> str | None:
     if _given("socket_path") not in (None, NOBODY):
         return config.socket_path
     try:
+        if not config.data_dir.is_dir():
+            return None
         with own_data_dir(config.data_dir, None):
             return None
     except DataDirBusyError as error:

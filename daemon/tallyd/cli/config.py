@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tallyd.cli.settings import settings_options
-from tallyd.config import Config
+from tallyd.config import Config, ConfigError
 from tallyd.engine.catalog import CatalogError, CatalogIssue, check_catalog, read_catalog
 from tallyd.model.catalog import Definitions, Meter, Plan
+from tallyd.payments.provider import open_provider
+from tallyd.payments.registry import CheckoutPluginError
 from tallyd.pricing.registry import PluginError, Registry
 
 
@@ -46,7 +48,8 @@ def check(config: Config, as_json: bool) -> None:
 def _read(config: Config) -> tuple[Definitions, list[CatalogIssue]]:
     try:
         registry = Registry(inline=config.plugins.inline, disabled=config.plugins.disabled)
-    except PluginError as error:
+        open_provider(config.payments)
+    except (CheckoutPluginError, ConfigError, PluginError) as error:
         raise click.ClickException(str(error)) from None
     if config.catalog is None:
         return Definitions(), []
@@ -68,6 +71,7 @@ def _show(config: Config, definitions: Definitions) -> None:
     console.print(f"books    {config.data_dir}", highlight=False)
     console.print(f"http     {config.http.bind}{unix}", highlight=False)
     console.print(f"socket   {config.socket_path or 'none'}", highlight=False)
+    console.print(f"payments {config.payments.provider or 'none: invoices are marked as paid'}", highlight=False)
     if config.catalog is None:
         console.print("catalog  none: events are recorded but not charged; name one with --catalog")
         return

@@ -3,8 +3,8 @@
 from decimal import Decimal
 from typing import Any, Final
 
-from tallyd.model.credit_entries import Cause, EntryKind
 from tallyd.model.credits import GrantType
+from tallyd.model.ledger_entries import Cause, EntryKind
 from tallyd.model.moments import DAY_US, from_micros, parse_iso
 from tallyd.model.money import tidy
 
@@ -28,6 +28,7 @@ _CAUSED: Final = {
     Cause.OVERAGE_FORGIVEN: "Overage forgiven at the period's end",
     Cause.OVERAGE_CHARGED: "Overage charged at the period's end",
     Cause.OVERAGE_REPAID: "Overage repaid from new credits",
+    Cause.OVERAGE_BACK: "Overage of an invoice that was voided: to be charged again",
 }
 _NOT_MOVING: Final = {
     EntryKind.POOL_OPENED: "Pool opened",

@@ -40,16 +40,6 @@ class UnpricedLine(msgspec.Struct, frozen=True, rename="camel"):
     events: int
 
 
-class Explanation(msgspec.Struct, frozen=True):
-    """How a plan's price makes a customer's charge for a feature."""
-
-    customer: str
-    feature: str
-    steps: list[dict[str, Any]]
-    exact: Decimal
-    charge: Decimal
-
-
 class Books:
     """Everything the demo shows."""
 
@@ -58,7 +48,6 @@ class Books:
         self._start = iso(day.start - day.start % DAY_US)
         self._at = iso(day.end)
         self.lines: list[UsageLine] = []
-        self.explanations: list[Explanation] = []
         for customer in CUSTOMERS:
             self._read(customer)
         self.unpriced_total, self.unpriced = self._unpriced()
@@ -90,15 +79,6 @@ class Books:
         for subscription in self._client.get(path)["subscriptions"]:
             for feature in subscription["features"]:
                 found[feature["featureKey"]] = feature
-                if len(feature["steps"]) > 1:
-                    explained = Explanation(
-                        customer.reference,
-                        feature["featureKey"],
-                        feature["steps"],
-                        Decimal(feature["exactCharge"]),
-                        Decimal(feature["charge"]),
-                    )
-                    self.explanations.append(explained)
         return found
 
     def _unpriced(self) -> tuple[int, list[UnpricedLine]]:

@@ -28,11 +28,13 @@ class DemoCustomer(msgspec.Struct, frozen=True):
 
 
 CUSTOMERS: Final = (
-    DemoCustomer("acme", "pro", "chats all day, calls the API, 42 seats"),
-    DemoCustomer("globex", "scale", "heavy API use through graduated tiers, models at cost plus 30 %"),
+    DemoCustomer("acme", "pro", "chats all day, calls the API, 42 seats; upgrades in mid-month"),
+    DemoCustomer(
+        "globex", "scale", "heavy API use through graduated tiers, models at cost plus 30 %, invoiced afterwards"
+    ),
     DemoCustomer("initech", "free", "consumes API calls until its 1,000 are gone"),
     DemoCustomer("hooli", "free", "asks before each chat until its 200,000 tokens are gone"),
-    DemoCustomer("umbrella", "scale", "runs a model that no price table knows"),
+    DemoCustomer("umbrella", "scale", "runs a model that no price table knows; pays late"),
     DemoCustomer("wayne", None, "chats without a plan"),
     DemoCustomer("stark", "prepaid", "prepays answers with credits; its agents reserve before they call"),
 )

@@ -83,15 +83,14 @@ class Driver:
         key: an API key.
         socket: path of the Unix socket.
         tally: takes the answers.
-        on_call: called after every request.
     """
 
-    def __init__(self, address: str, key: str, socket: str, tally: Tally, on_call: OnCall) -> None:
+    def __init__(self, address: str, key: str, socket: str, tally: Tally) -> None:
         self._address = address
         self._key = key
         self._socket = socket
         self._tally = tally
-        self._on_call = on_call
+        self._on_call: OnCall = lambda _lane, _call: None
 
     def subscribe_all(self, day: Day) -> None:
         """Make the customers known and put them on their plans, from the day before the day on."""
@@ -107,8 +106,9 @@ class Driver:
             assert status == http.client.CREATED, f"POST {path}: {status} {answer}"
         client.close()
 
-    async def live(self, day: Day) -> None:
-        """Live through the day, all lanes at once; then through what comes late."""
+    async def live(self, day: Day, on_call: OnCall) -> None:
+        """Live through the day, all lanes at once, then through what comes late; `on_call` after every request."""
+        self._on_call = on_call
         workers: dict[Lane, int] = {"http": HTTP_CONNECTIONS, "socket": SOCKET_CONNECTIONS, "guarded": 1}
         async with trio.open_nursery() as nursery:
             for lane in LANES:
@@ -211,6 +211,6 @@ class Driver:
 def _single(status: int, answer: dict[str, Any]) -> dict[str, Any]:
     """Put the answer to one event into the shape of a batch's results."""
     if status in (http.client.OK, http.client.CREATED):
-        return {"status": "created"}
+        return {**answer["data"], "status": "created"}
     error = answer["error"]
     return {"status": "duplicate" if error["code"] == "conflict" else "refused", "error": error}

@@ -2,29 +2,27 @@
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from tallyd.cli.asking import table
 from tallyd.cli.child import Child
 from tallyd.cli.demo_books import Books, totals
 from tallyd.cli.demo_credits import Scene
 from tallyd.cli.demo_day import CUSTOMERS, LANES, Call, Day, Lane
+from tallyd.cli.demo_show_months import Billing, show_months
 from tallyd.cli.demo_tally import Comparison, Tally
 from tallyd.model.moments import from_micros
 from tallyd.model.money import tidy
 
-CENTS = 2
-
 _LANE_WORDS: Final = {"http": "HTTP", "socket": "Unix socket", "guarded": "ask, then use", "late": "afterwards"}
 
-_WORDY: Final = ("step", "reason")
-"""Columns that may take several lines."""
+REFUSALS_SHOWN: Final = 7
 
 
 class Verdict(msgspec.Struct, frozen=True, rename="camel"):
@@ -40,6 +38,7 @@ class Outcome(msgspec.Struct, frozen=True):
     books: Books
     tally: Tally
     scene: Scene
+    billing: Billing
     comparisons: list[Comparison]
     verdict: Verdict
     seconds: float
@@ -77,35 +76,26 @@ def show(console: Console, outcome: Outcome) -> None:
         f" {len(tally.recorded):,} recorded, each once; {tally.duplicates:,} duplicates ignored."
     )
     console.print(_usage_table(books))
-    console.print(_explanations_table(books))
     console.print(_credits_table(outcome.scene))
     console.print(_refusals_table(tally))
     if books.unpriced:
         console.print(_unpriced_table(books))
+    show_months(console, outcome.billing)
     console.print(_verdict_text(outcome.comparisons, outcome.verdict))
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in headings:
-        name = heading.strip(">")
-        justify: Literal["left", "right"] = "right" if heading.startswith(">") else "left"
-        table.add_column(name, justify=justify, no_wrap=name not in _WORDY, overflow="fold")
-    return table
 
 
 def _usage_table(books: Books) -> Table:
     headings = ("customer", "plan", "feature", ">used", ">limit", ">cost", ">revenue", ">margin")
-    table = _table("What was used, what it cost, what it earned (USD)", *headings)
+    found = table(*headings, title="The first day: what was used, what it cost, what it earned (USD)")
     previous = None
     for line in books.lines:
         if not (line.used or line.cost or line.revenue or line.unpriced_events):
             continue
         if previous not in (None, line.customer):
-            table.add_section()
+            found.add_section()
         first = line.customer != previous
         previous = line.customer
-        table.add_row(
+        found.add_row(
             line.customer if first else "",
             (line.plan or "none") if first else "",
             line.feature,
@@ -115,38 +105,24 @@ def _usage_table(books: Books) -> Table:
             _money(line.revenue),
             _margin(line.margin),
         )
-    table.add_section()
+    found.add_section()
     cost, revenue, margin = totals(books.lines)
-    table.add_row("[bold]all", "", "", "", "", _money(cost), _money(revenue), _margin(margin))
-    return table
-
-
-def _explanations_table(books: Books) -> Table:
-    table = _table("How a charge comes about", "customer", "feature", "step", ">amount")
-    for explained in books.explanations:
-        if not explained.charge:
-            continue
-        for place, step in enumerate(explained.steps):
-            amount = "no price" if "amount" not in step else _exact(Decimal(step["amount"]))
-            names = ("", "") if place else (explained.customer, explained.feature)
-            table.add_row(*names, step["description"], amount)
-        table.add_row("", "", "together, exactly", _exact(explained.exact))
-        table.add_row("", "", "[bold]charge, rounded once", f"[bold]{explained.charge:,.2f}", end_section=True)
-    return table
+    found.add_row("[bold]all", "", "", "", "", _money(cost), _money(revenue), _margin(margin))
+    return found
 
 
 def _credits_table(scene: Scene) -> Table:
     title = f"{scene.agents:,} agents of {scene.customer} reserve at once, before they call"
-    table = _table(title, "credits", ">each", ">holds", ">together")
+    found = table("credits", ">each", ">holds", ">together", title=title)
     each = _plain(scene.hold)
-    table.add_row(f"available, {_plain(scene.bought)} of them just bought", "", "", _plain(scene.available))
-    table.add_row("asked for", each, f"{scene.agents:,}", _plain(scene.agents * scene.hold))
-    table.add_row("held: no more than there is", each, f"{scene.holds:,}", _plain(scene.held))
-    table.add_row("settled at what was used", "", f"{scene.settled:,}", _plain(scene.used))
-    table.add_row("came back", "", "", _plain(scene.came_back))
-    table.add_section()
-    table.add_row("[bold]balance in the end", "", "", f"[bold]{_plain(scene.balance)}")
-    return table
+    found.add_row(f"available, {_plain(scene.bought)} of them just bought", "", "", _plain(scene.available))
+    found.add_row("asked for", each, f"{scene.agents:,}", _plain(scene.agents * scene.hold))
+    found.add_row("held: no more than there is", each, f"{scene.holds:,}", _plain(scene.held))
+    found.add_row("settled at what was used", "", f"{scene.settled:,}", _plain(scene.used))
+    found.add_row("came back", "", "", _plain(scene.came_back))
+    found.add_section()
+    found.add_row("[bold]balance in the end", "", "", f"[bold]{_plain(scene.balance)}")
+    return found
 
 
 def _plain(value: Decimal) -> str:
@@ -154,19 +130,22 @@ def _plain(value: Decimal) -> str:
 
 
 def _refusals_table(tally: Tally) -> Table:
-    table = _table("What was refused, and why", "customer", "asked for", "reason", ">times")
-    for refusal, times in sorted(tally.refusals.items(), key=lambda item: -item[1]):
+    found = table("customer", "asked for", "~reason", ">times", title="What was refused, and why")
+    refusals = sorted(tally.refusals.items(), key=lambda item: -item[1])
+    for refusal, times in refusals[:REFUSALS_SHOWN]:
         reason = Text.assemble(refusal.code, (f": {refusal.words}", "dim"))
-        table.add_row(refusal.customer, refusal.asked, reason, f"{times:,}")
-    return table
+        found.add_row(refusal.customer, refusal.asked, reason, f"{times:,}")
+    if len(refusals) > REFUSALS_SHOWN:
+        found.caption = f"and {len(refusals) - REFUSALS_SHOWN} more kinds of nonsense; --json lists them"
+    return found
 
 
 def _unpriced_table(books: Books) -> Table:
     title = "Recorded without a price: never taken for free; priced by `tallyd rerate` once the catalog has one"
-    table = _table(title, "customer", "model", "reason", ">events")
+    found = table("customer", "model", "reason", ">events", title=title)
     for line in books.unpriced:
-        table.add_row(line.customer, line.model, line.reason, f"{line.events:,}")
-    return table
+        found.add_row(line.customer, line.model, line.reason, f"{line.events:,}")
+    return found
 
 
 def _verdict_text(comparisons: list[Comparison], verdict: Verdict) -> Text:
@@ -178,7 +157,9 @@ def _verdict_text(comparisons: list[Comparison], verdict: Verdict) -> Text:
     else:
         figures = len(comparisons)
         text.append("✓ ", "green")
-        text.append(f"The daemon's {figures} totals are those of an independent recount of what was sent.\n")
+        text.append(
+            f"The daemon's {figures} totals, every invoice among them, are those of an independent recount.\n"
+        )
     if verdict.exit_code:
         text.append(f"✗ tallyd verify: exit code {verdict.exit_code}: {verdict.report}", "red")
     else:
@@ -188,7 +169,19 @@ def _verdict_text(comparisons: list[Comparison], verdict: Verdict) -> Text:
 
 
 def _words(report: Any) -> str:
-    names = ("events", "charges", "counters", "rollups", "credit_entries", "pools", "grants", "holds", "customers")
+    names = (
+        "events",
+        "charges",
+        "counters",
+        "rollups",
+        "subscriptions",
+        "invoices",
+        "ledger_entries",
+        "pools",
+        "grants",
+        "holds",
+        "customers",
+    )
     return ", ".join(f"{report[name]:,} {name.replace('_', ' ')}" for name in names if name in report)
 
 
@@ -199,12 +192,6 @@ def _number(value: Decimal | None) -> str:
 def _money(value: Decimal) -> str:
     """Write an amount for people: cents, or four decimals where it is less than one."""
     return f"{value:,.4f}" if 0 < abs(value) < 1 else f"{value:,.2f}"
-
-
-def _exact(value: Decimal) -> str:
-    """Write an amount with every digit it has, and at least its cents."""
-    digits = f"{tidy(value):,f}"
-    return digits if len(digits.partition(".")[2]) > CENTS else f"{value:,.{CENTS}f}"
 
 
 def _margin(value: Decimal) -> str:
@@ -218,6 +205,8 @@ def show_try(console: Console, child: Child, key: str, directory: str) -> None:
         f"export U={child.http} K={key} S={child.socket}",
         *_lines_to_try(),
         f"tallyd check acme api --socket {child.socket}",
+        f"tallyd invoices acme --socket {child.socket}",
+        f"tallyd clock advance '1 month' --socket {child.socket}",
         f"tallyd verify --data-dir {directory}",
     )
     for line in lines:

@@ -41,6 +41,7 @@ class Tally:
         calls: requests answered.
         sent: events sent, retries among them.
         recorded: bodies of the events that were answered as recorded, by key.
+        costs: what the provider takes for them, where the answer said so, by key.
         duplicates: events answered as recorded before.
         conflicts: events answered as recorded before with other numbers.
         refusals: how often each thing was refused.
@@ -52,6 +53,7 @@ class Tally:
         self.duplicates = 0
         self.conflicts = 0
         self.recorded: dict[str, dict[str, Any]] = {}
+        self.costs: dict[str, Decimal] = {}
         self.refusals: Counter[Refusal] = Counter()
 
     def take(self, body: dict[str, Any], result: dict[str, Any]) -> None:
@@ -61,6 +63,8 @@ class Tally:
         if result["status"] == "created":
             assert key not in self.recorded, f"{key} was recorded twice"
             self.recorded[key] = body
+            if "costAmount" in result:
+                self.costs[key] = Decimal(result["costAmount"])
         elif result["status"] == "duplicate":
             self.duplicates += 1
         else:

@@ -74,7 +74,7 @@ def command(
         key = f"file-{fingerprint(file)[:KEY_DIGITS]}"
         before = _state(file)
         rows, to_body = _rows(file, file_format or _format_of(path), shape)
-        with daemon_of(config, make=data_dir_given()) as daemon:
+        with daemon_of(config, host=True, make=data_dir_given()) as daemon:
             report.into = daemon.where
             report.begin()
             _feed(_watched(rows, file, report), to_body, key, report, Sender(daemon, report.add))

@@ -2,7 +2,7 @@
 
 import click
 
-from tallyd.cli.client import daemon_of
+from tallyd.cli.client import daemon_of, data_dir_given
 from tallyd.cli.settings import settings_options
 from tallyd.config import Config
 
@@ -24,8 +24,10 @@ def command() -> None:
 def create(config: Config, name: str, scopes: str) -> None:
     """Make an API key called NAME and print it, and nothing else, on stdout.
 
-    It is shown this once: the books keep its hash only. Works beside a running daemon and without one.
+    It is shown this once: the books keep its hash only. It goes to the daemon
+    that runs on ./data (or --data-dir, --socket); without one into the books, which are made only where
+    --data-dir or --config says so.
     """
     wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
-    with daemon_of(config, make=True) as daemon:
+    with daemon_of(config, host=True, make=data_dir_given()) as daemon:
         click.echo(daemon.call("keys.create", {"name": name, "scopes": wanted})["key"])

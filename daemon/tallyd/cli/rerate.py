@@ -16,7 +16,7 @@ def command(config: Config, as_json: bool) -> None:
 
     Add the missing price first: [[model_prices]] in the catalog, then SIGHUP or a restart.
     """
-    with daemon_of(config) as daemon:
+    with daemon_of(config, host=True) as daemon:
         result = daemon.call("rerate")
     if as_json:
         click.echo(msgspec.json.encode(result).decode())

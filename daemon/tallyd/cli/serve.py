@@ -12,6 +12,7 @@ from tallyd.cli.settings import settings_options
 from tallyd.config import Config, ConfigError
 from tallyd.engine.catalog import CatalogError
 from tallyd.ops.logs import configure_logs
+from tallyd.payments.registry import CheckoutPluginError
 from tallyd.pricing.registry import PluginError
 from tallyd.service import Service, prepare_process, run_with_signals
 from tallyd.store.lock import DataDirBusyError
@@ -32,24 +33,29 @@ def command(config: Config) -> None:
     configure_logs(config.log)
     try:
         service = Service(config)
-    except PluginError as error:
+    except (CheckoutPluginError, ConfigError, PluginError) as error:
         fail(error, MISCONFIGURED)
     prepare_process()
     try:
         trio.run(run_with_signals, service)
     except _EXPECTED as error:
-        fail(error, _status(error))
+        fail(error, _status(error), config)
     except BaseExceptionGroup as group:
         expected, rest = group.split(_EXPECTED)
         if rest is not None or expected is None:
             raise
         cause = _first(expected)
-        fail(cause, _status(cause))
+        fail(cause, _status(cause), config)
 
 
-def fail(error: BaseException, status: int) -> NoReturn:
+def fail(error: BaseException, status: int, config: Config | None = None) -> NoReturn:
     """Say what is wrong, and end."""
-    click.echo(f"tallyd: {error}", err=True)
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+        if config is not None and str(error.filename) == config.catalog:
+            text = f"the catalog {error.filename} cannot be read: {error.strerror}; see --catalog"
+    click.echo(f"tallyd: {text}", err=True)
     sys.exit(status)
 
 

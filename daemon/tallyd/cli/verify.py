@@ -24,7 +24,7 @@ FINDINGS_SHOWN = 50
 @settings_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def command(config: Config, *, as_json: bool) -> None:
-    """Recompute counters, roll-ups, charges, credits and ledgers from events and entries, and compare.
+    """Recompute counters, charges, roll-ups, credits, subscriptions and invoices from the ledger, and compare.
 
     Reads the books of --data-dir, of a running daemon too, which is not held up. Exit code 1: something is wrong.
     """
@@ -65,9 +65,11 @@ def _show(report: AuditReport) -> None:
         f"{report.events:,} events, {report.charges:,} charges, {report.counters:,} counters,"
         f" {report.rollups:,} roll-ups, {report.customers:,} ledgers"
     )
-    if report.credit_entries or report.pools:
+    if report.subscriptions or report.invoices:
+        read += f", {report.subscriptions:,} subscriptions, {report.invoices:,} invoices"
+    if report.ledger_entries or report.pools:
         read += (
-            f", {report.credit_entries:,} credit entries, {report.pools:,} pools, {report.grants:,} grants,"
+            f", {report.ledger_entries:,} ledger entries, {report.pools:,} pools, {report.grants:,} grants,"
             f" {report.holds:,} holds"
         )
     if not report.findings:

@@ -4,85 +4,46 @@ An account changes in one way only: a rule decides from it what changes, and `ap
 owns the account (its actor) sends the same changes to the store.
 """
 
-from decimal import Decimal
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from tallyd.engine.chain import GENESIS
-from tallyd.engine.credits.book import CreditBook, CreditChanges
-from tallyd.engine.rating import PricedFeature, PricedPlan
+from tallyd.engine.counters import EMPTY, LIFETIME, Counter, CounterKey
+from tallyd.engine.credits.book import NEVER, CreditBook, CreditChanges
+from tallyd.engine.enrolment import Denial, Enrolled, Enrolment, denial, enrolments_of
+from tallyd.engine.rating import PricedFeature
+from tallyd.engine.rows import ChargeRow, EventRow, Rerated, RollupDelta, RollupKey
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
-from tallyd.model.money import ZERO
-from tallyd.model.periods import Period
+from tallyd.model.invoice import Invoice, InvoiceStatus
+from tallyd.model.ledger_entries import Entry
 from tallyd.model.subscription import Subscription
 
-LIFETIME: Final = -1
-"""In place of a period's start: the counter of a feature whose usage accumulates through all periods."""
-
-
-class CounterKey(NamedTuple):
-    """Which usage a counter counts."""
-
-    subscription: int
-    feature: str
-    period_start: int
-
-
-class Counter(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Usage of one feature in one period of one subscription.
-
-    Attributes:
-        used: units, what limits are compared with.
-        rated: quantities the plan has priced, by dimension.
-        charged: sum of the plan's charges, exact.
-        sent: sum of revenues that came with the events instead.
-        events: events counted.
-        unpriced: events among them that have no charge yet.
-        latest_at: time of the latest event, for `last` meters.
-    """
-
-    used: Decimal = ZERO
-    rated: dict[str, Decimal] = {}
-    charged: Decimal = ZERO
-    sent: Decimal = ZERO
-    events: int = 0
-    unpriced: int = 0
-    latest_at: int = 0
-
-
-EMPTY: Final = Counter()
-
-
-class Enrolment:
-    """A subscription with its plan, and the period last asked for (asking for it again costs nothing)."""
-
-    __slots__ = ("_period", "plan", "subscription")
-
-    def __init__(self, subscription: Subscription, plan: PricedPlan) -> None:
-        self.subscription = subscription
-        self.plan = plan
-        self._period = Period(0, 0)
-
-    def period_at(self, moment: int) -> Period:
-        """Return the billing period that contains the instant."""
-        period = self._period
-        if period.start <= moment < period.end:
-            return period
-        period = self._period = self.subscription.period_at(moment)
-        return period
-
-    def counter_key(self, feature: PricedFeature, moment: int) -> CounterKey:
-        """Return the counter that decides limit and price of a feature at an instant."""
-        start = LIFETIME if feature.accumulates else self.period_at(moment).start
-        return CounterKey._make((self.subscription.number, feature.key, start))  # _make: a third of the time
+_DUE: Final = InvoiceStatus.DUE
 
 
 class Account:
-    """All of one customer that rules need. See the module's docstring for how it changes."""
+    """All of one customer that rules need. See the module's docstring for how it changes.
 
-    __slots__ = ("chain", "counters", "credits", "customer", "enrolments", "known", "position", "seen")
+    Counters of periods before `counters_from` that are billed are not in memory: whoever needs one has it loaded.
+    """
+
+    __slots__ = (
+        "billing_at",
+        "chain",
+        "counters",
+        "counters_from",
+        "credits",
+        "customer",
+        "enrolments",
+        "invoices",
+        "known",
+        "position",
+        "seen",
+        "serial",
+    )
 
     def __init__(
         self,
@@ -93,8 +54,11 @@ class Account:
         counters: dict[CounterKey, Counter] | None = None,
         seen: dict[CounterKey, set[str]] | None = None,
         credits: CreditBook | None = None,  # noqa: A002 - what they are called
+        invoices: dict[int, Invoice] | None = None,
+        serial: int = 0,
         position: int = 0,
         chain: bytes = GENESIS,
+        counters_from: int = 0,
     ) -> None:
         self.customer = customer
         self.known = known
@@ -102,8 +66,34 @@ class Account:
         self.counters = counters if counters is not None else {}
         self.seen = seen if seen is not None else {}
         self.credits = credits
+        self.invoices = invoices if invoices is not None else {}
+        self.serial = serial
         self.position = position
         self.chain = chain
+        self.counters_from = counters_from
+        self.billing_at = billing_due(self)
+
+    @property
+    def due_at(self) -> int:
+        """When time alone changes something next; may be early, never late."""
+        held = self.credits
+        return self.billing_at if held is None or held.due_at > self.billing_at else held.due_at
+
+    def copy(self) -> "Account":
+        """Return an account that can be changed without changing this one."""
+        return Account(
+            self.customer,
+            known=self.known,
+            enrolments=list(self.enrolments),
+            counters=dict(self.counters),
+            seen={key: set(values) for key, values in self.seen.items()},
+            credits=None if self.credits is None else self.credits.copy(),
+            invoices=dict(self.invoices),
+            serial=self.serial,
+            position=self.position,
+            chain=self.chain,
+            counters_from=self.counters_from,
+        )
 
     def counter(self, key: CounterKey) -> Counter:
         """Return a counter, empty when nothing was counted yet."""
@@ -119,8 +109,8 @@ class Account:
         if event.key_space and event.key_space == event.subscription_id:
             enrolments = [each for each in enrolments if each.subscription.id == event.subscription_id]
         if len(enrolments) == 1:
-            return enrolments[0] if enrolments[0].subscription.active_at(moment) else None
-        active = [each for each in enrolments if each.subscription.active_at(moment)]
+            return enrolments[0] if enrolments[0].active_at(moment) else None
+        active = [each for each in enrolments if each.active_at(moment)]
         if len(active) > 1:
             for each in active:
                 if each.subscription.id == event.subscription_id:
@@ -131,168 +121,45 @@ class Account:
         return active[0] if active else None
 
     def granting(self, feature_key: str, moment: int) -> tuple[Enrolment, PricedFeature] | None:
-        """Return the first active subscription whose plan has a feature, and the feature."""
+        """Return the first active subscription whose plan has a feature, and it; one with access before others."""
+        found = None
         for each in self.enrolments:
             feature = each.plan.features.get(feature_key)
-            if feature is not None and each.subscription.active_at(moment):
-                return each, feature
-        return None
+            if feature is not None and each.active_at(moment):
+                if found is None:
+                    found = (each, feature)
+                if self.denied(each.subscription, moment) is None:
+                    return each, feature
+        return found
 
+    def denied(self, subscription: Subscription, moment: int) -> "Denial | None":
+        """Say why a running subscription gives no access at the instant, or None when it does (C1, D6)."""
+        if not self.invoices and not subscription.pauses:
+            return None
+        return denial(self.invoices.values(), subscription, moment)
 
-class ChargeRow(msgspec.Struct, frozen=True, gc=False):
-    """What one event added to one feature of a plan. Fields are the columns of `charges`, in order.
+    def subscription(self, number: int) -> Enrolled | None:
+        """Return a subscription by its row number, with the plans of its phases."""
+        mine = [each for each in self.enrolments if each.subscription.number == number]
+        if not mine:
+            return None
+        subscription = mine[0].subscription
+        plans = {(each.plan.key, each.plan.version): each.plan for each in mine}
+        return subscription, tuple(plans[phase.plan_key, phase.plan_version] for phase in subscription.phases)
 
-    Attributes:
-        event: row number of the event.
-        customer: row number of the customer.
-        feature: feature key.
-        subscription: row number of the subscription.
-        period_start: start of the billing period, microseconds UTC.
-        plan_key: the plan.
-        plan_version: the price version.
-        used_before: cumulative units before this event, in the counter that decides limit and price.
-        units: units it added.
-        before: cumulative priced quantities before it, JSON, in the dimensions of `quantity`.
-        quantity: priced quantities it added, JSON; `{}` when the plan did not price it.
-        amount: exact charge, or None while unpriced.
-        currency: of the amount.
-        no_price: why there is no amount.
-    """
+    def enrolment_at(self, number: int, moment: int) -> Enrolment:
+        """Return the phase of a subscription that is in force at an instant, or was last, or is first."""
+        phases = [each for each in self.enrolments if each.subscription.number == number]
+        begun = [each for each in phases if each.starts_at <= moment]
+        return begun[-1] if begun else phases[0]
 
-    event: int
-    customer: int
-    feature: str
-    subscription: int
-    period_start: int
-    plan_key: str
-    plan_version: int
-    used_before: str
-    units: str
-    before: str
-    quantity: str
-    amount: str | None
-    currency: str
-    no_price: str | None
+    def phases_at(self, moment: int) -> list[Enrolment]:
+        """Return each subscription with its phase at an instant, those that do not run then included."""
+        return [self.enrolment_at(each.number, moment) for each in self.subscriptions()]
 
-
-class EventRow(msgspec.Struct, frozen=True, gc=False):
-    """A ledger row: an event as counted, costed and charged. Fields are the columns of `events`, in order.
-
-    Attributes:
-        id: row number, ascending in order of acceptance.
-        customer: row number of the customer.
-        position: the customer's own sequence, 1, 2, 3, …
-        key_space: see `UsageEvent`.
-        key: idempotency key.
-        source: the contract it came in through.
-        name: event name.
-        feature: the feature it names, or None.
-        occurred_at: microseconds UTC.
-        received_at: microseconds UTC.
-        subscription: row number of the subscription it counts on, or None.
-        units: what it counts for: 0 past a cap.
-        cost: exact provider cost, or None.
-        cost_source: see `CostSource`.
-        cost_version: row of `price_versions` that explains a computed cost.
-        revenue: exact, sum of its charges or as sent, or None.
-        revenue_source: `plan` or `sent`.
-        currency: of the revenue.
-        no_price: why cost or charge is missing, or None.
-        capped: 1 when a usage cap was already reached and the event was stored with zeros.
-        model: the provider's model.
-        provider: the model's provider.
-        body: canonical JSON of what was sent.
-        chain: hash of this row and the customer's row before it.
-    """
-
-    id: int
-    customer: int
-    position: int
-    key_space: str
-    key: str
-    source: str
-    name: str
-    feature: str | None
-    occurred_at: int
-    received_at: int
-    subscription: int | None
-    units: str
-    cost: str | None
-    cost_source: str | None
-    cost_version: int | None
-    revenue: str | None
-    revenue_source: str | None
-    currency: str
-    no_price: str | None
-    capped: int
-    model: str | None
-    provider: str | None
-    body: str
-    chain: bytes
-
-
-class RollupKey(NamedTuple):
-    """Which sums a roll-up row holds; the columns of its primary key. Empty text stands for "none"."""
-
-    hour: int
-    customer: int
-    feature: str
-    model: str
-    provider: str
-    name: str
-    currency: str
-
-
-class RollupDelta(msgspec.Struct, gc=False):
-    """What is added to a roll-up row."""
-
-    events: int = 0
-    units: Decimal = ZERO
-    input_tokens: Decimal = ZERO
-    output_tokens: Decimal = ZERO
-    cost: Decimal = ZERO
-    revenue: Decimal = ZERO
-    unpriced: int = 0
-
-    def add(self, other: "RollupDelta") -> None:
-        """Add another delta to this one."""
-        self.events += other.events
-        self.units += other.units
-        self.input_tokens += other.input_tokens
-        self.output_tokens += other.output_tokens
-        self.cost += other.cost
-        self.revenue += other.revenue
-        self.unpriced += other.unpriced
-
-
-class RerateRow(msgspec.Struct, frozen=True, gc=False):
-    """A ledger row: prices found later for an event. Fields are the columns of `rerates`, in order.
-
-    Attributes:
-        customer: row number of the customer.
-        position: in the customer's own sequence.
-        event: row number of the event.
-        rated_at: microseconds UTC.
-        before: JSON of the priced columns before.
-        after: JSON of the priced columns after.
-        chain: hash of this row and the customer's row before it.
-    """
-
-    customer: int
-    position: int
-    event: int
-    rated_at: int
-    before: str
-    after: str
-    chain: bytes
-
-
-class Rerated(msgspec.Struct, frozen=True, gc=False):
-    """An event and its charges as they stand once prices were found, and the ledger row that says so."""
-
-    row: RerateRow
-    event: EventRow
-    charges: list[ChargeRow]
+    def subscriptions(self) -> list[Subscription]:
+        """Return the customer's subscriptions, in order."""
+        return list({each.subscription.number: each.subscription for each in self.enrolments}.values())
 
 
 class Changes(msgspec.Struct, kw_only=True, gc=False):
@@ -304,11 +171,15 @@ class Changes(msgspec.Struct, kw_only=True, gc=False):
         charges: its charges.
         counters: new values of the counters touched.
         seen: values newly seen by `unique` meters.
+        unseen: values that no event has any more.
         rollups: what is added to the roll-ups.
         price_versions: bases of cost to keep: (id, content).
-        subscription: a new subscription with its plan.
+        subscriptions: new states of subscriptions, by number, with the plans of their phases.
+        invoices: new states of invoices, by number.
         rerated: an event that got the prices it lacked.
+        entries: ledger rows of credits and billing, in order.
         credits: what happened to pools, grants and holds.
+        late: whether it touches usage of a subscription that has ended, which is then billed once more.
         position: the account's ledger position afterwards.
         chain: the account's chain hash afterwards.
     """
@@ -318,11 +189,15 @@ class Changes(msgspec.Struct, kw_only=True, gc=False):
     charges: list[ChargeRow] = []
     counters: dict[CounterKey, Counter] = {}
     seen: list[tuple[CounterKey, str]] = []
+    unseen: list[tuple[CounterKey, str]] = []
     rollups: list[tuple[RollupKey, RollupDelta]] = []
     price_versions: dict[int, str] = {}
-    subscription: tuple[Subscription, PricedPlan] | None = None
+    subscriptions: dict[int, Enrolled] = {}
+    invoices: dict[int, Invoice] = {}
     rerated: Rerated | None = None
+    entries: list[Entry] = []
     credits: CreditChanges | None = None
+    late: bool = False
     position: int
     chain: bytes
 
@@ -335,11 +210,76 @@ def apply(account: Account, changes: Changes) -> None:
     account.counters.update(changes.counters)
     for key, value in changes.seen:
         account.seen.setdefault(key, set()).add(value)
-    if changes.subscription is not None:
-        account.enrolments.append(Enrolment(*changes.subscription))
+    for key, value in changes.unseen:
+        account.seen.get(key, set()).discard(value)
+    if changes.subscriptions:
+        _put_subscriptions(account, changes.subscriptions)
+    for number, invoice in changes.invoices.items():
+        account.serial = max(account.serial, invoice.serial)
+        if invoice.open:
+            account.invoices[number] = invoice
+        else:
+            account.invoices.pop(number, None)
     if changes.credits is not None:
         if account.credits is None:
             account.credits = CreditBook()
         account.credits.apply(changes.credits)
     account.position = changes.position
     account.chain = changes.chain
+    if changes.subscriptions or changes.invoices or changes.late:
+        account.billing_at = billing_due(account)
+
+
+def _put_subscriptions(account: Account, changed: dict[int, Enrolled]) -> None:
+    known = {each.subscription.number for each in account.enrolments}
+    rows = dict.fromkeys([*(each.subscription.number for each in account.enrolments), *changed])
+    enrolments: list[Enrolment] = []
+    for number in rows:
+        if number in changed:
+            enrolments += enrolments_of(changed[number])
+        elif number in known:
+            enrolments += [each for each in account.enrolments if each.subscription.number == number]
+    account.enrolments = enrolments
+
+
+def billing_due(account: Account) -> int:
+    """Return when a period ends, an invoice falls overdue or late usage after the end is billed next."""
+    due = min((each.overdue_at for each in account.invoices.values() if each.status is _DUE), default=NEVER)
+    for subscription in account.subscriptions():
+        due = min(due, renewal_at(subscription, account.counters))
+    return due
+
+
+def renewal_at(subscription: Subscription, counters: Mapping[CounterKey, Counter]) -> int:
+    """Return when the period ends that a subscription was renewed for; of one that has ended, when it matters."""
+    if subscription.renewed_to < subscription.starts_at:
+        return subscription.starts_at
+    end = subscription.period_at(subscription.renewed_to).end
+    ends_at = subscription.ends_at
+    if ends_at is None or end <= ends_at:
+        return end
+    if subscription.renewed_to < ends_at:
+        return ends_at
+    waits = any(
+        key.subscription == subscription.number and key.period_start != LIFETIME and counter.unbilled
+        for key, counter in counters.items()
+    )
+    return end if waits else NEVER
+
+
+__all__ = [
+    "EMPTY",
+    "LIFETIME",
+    "Account",
+    "Changes",
+    "Counter",
+    "CounterKey",
+    "Denial",
+    "Enrolled",
+    "Enrolment",
+    "apply",
+    "billing_due",
+    "denial",
+    "enrolments_of",
+    "renewal_at",
+]

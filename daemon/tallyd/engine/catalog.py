@@ -4,7 +4,7 @@ Errors are collected, not thrown one by one: whoever edits a catalog sees all th
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -18,12 +18,16 @@ from tallyd.engine.rating import PricedFeature, PricedPlan
 from tallyd.engine.rollups import COST_CURRENCY
 from tallyd.model.catalog import Definitions, Meter, ModelPrice, Plan, PlanFeature
 from tallyd.model.moments import parse_iso
-from tallyd.model.money import currency_problem, number_problem
+from tallyd.model.money import currency_exponent, currency_problem, number_problem, round_to_currency
 from tallyd.pricing.prices import DatedPrices, ProviderPrices, TokenPrices
 from tallyd.pricing.seam import PricingModel, TermsError
 
 KEY_CHARACTERS_MAX: Final = 128
 INTERVAL_MONTHS_MAX: Final = 120
+INTERVAL_DAYS_MAX: Final = 3_660
+TRIAL_DAYS_MAX: Final = 3_660
+GRACE_DAYS_MAX: Final = 366
+METADATA_BYTES_MAX: Final = 10_000
 
 Models = Mapping[str, PricingModel[Any]]
 
@@ -74,7 +78,8 @@ def check_catalog(definitions: Definitions, models: Models, source: str) -> None
     meters = {meter.key: meter for meter in definitions.meters}
     features = {feature.key for feature in definitions.features}
     for plan in definitions.plans:
-        issues.extend(_plan_issues(plan, features, meters, models))
+        found = plan_issues(plan, features, meters, models)
+        issues.extend(CatalogIssue(f"plans.{plan.key}.{each.where}", each.message) for each in found)
     if definitions.default_cost is not None:
         issues.extend(_cost_issues(definitions.default_cost, "default_cost"))
     issues.extend(CatalogIssue(*found) for found in credit_issues(definitions))
@@ -105,11 +110,16 @@ def price_plan(plan: Plan, version: int, meters: Mapping[str, Meter], models: Mo
         version=version,
         name=plan.name,
         currency=plan.currency,
-        interval_months=plan.interval_months,
+        interval_months=0 if plan.interval_days else plan.interval_months,
         features=features,
         metered=metered,
         price_version=f"{plan.key}@{version}",
         credits=tuple(plan.credits),
+        price_amount=plan.price_amount,
+        timing=plan.billing_timing,
+        interval_days=plan.interval_days,
+        trial_days=plan.trial_days,
+        grace_days=plan.grace_days,
     )
 
 
@@ -139,9 +149,10 @@ def _price_feature(each: PlanFeature, meters: Mapping[str, Meter], models: Model
         raise TermsError("pricing", f"model {name}: accumulates must answer True or False, not {accumulates!r}")
     if limit is not None and (not isinstance(limit, Decimal) or number_problem(limit) or limit < 0):
         raise TermsError("pricing", f"model {name} gave a limit that is not a number of units: {limit!r}")
+    meter = _meter_of(each, meters)
     return PricedFeature(
         key=each.feature,
-        meter=_meter_of(each, meters),
+        meter=meter,
         model=model,
         terms=terms,
         limit=limit,
@@ -149,6 +160,7 @@ def _price_feature(each: PlanFeature, meters: Mapping[str, Meter], models: Model
         cost=None if each.cost is None else read_cost_rule(each.cost, "cost"),
         credit_model=each.credit_model,
         units_per_credit=each.units_per_credit,
+        late_events=each.late_events or (meters[each.meter].late_events if each.meter else None) or "adjust",
     )
 
 
@@ -207,7 +219,8 @@ def operator_prices(prices: list[ModelPrice]) -> dict[str, list[ProviderPrices]]
     return known
 
 
-def _key_issue(key: str) -> str | None:
+def key_issue(key: str) -> str | None:
+    """Say why a text cannot be a key, or None when it can."""
     if not key or len(key) > KEY_CHARACTERS_MAX or not key.isprintable() or key != key.strip():
         return f"a key has 1 to {KEY_CHARACTERS_MAX} printable characters, without spaces around it"
     return None
@@ -222,7 +235,7 @@ def _duplicates(definitions: Definitions) -> Iterator[CatalogIssue]:
     ):
         seen: set[str] = set()
         for index, key in enumerate(keys):
-            problem = _key_issue(key)
+            problem = key_issue(key)
             if problem:
                 yield CatalogIssue(f"{table}[{index}].key", problem)
             if key in seen:
@@ -265,20 +278,21 @@ def _prices_cost(feature: PricedFeature) -> bool:
         return False
 
 
-def _plan_issues(
-    plan: Plan, features: set[str], meters: Mapping[str, Meter], models: Models
+def plan_issues(
+    plan: Plan, features: Collection[str], meters: Mapping[str, Meter], models: Models
 ) -> Iterator[CatalogIssue]:
-    where = f"plans.{plan.key}"
-    if not 1 <= plan.interval_months <= INTERVAL_MONTHS_MAX:
-        yield CatalogIssue(f"{where}.interval_months", f"must be 1 to {INTERVAL_MONTHS_MAX}")
-    problem = currency_problem(plan.currency)
-    if problem:
-        yield CatalogIssue(f"{where}.currency", problem)
-    if number_problem(plan.price_amount) or plan.price_amount < 0:
-        yield CatalogIssue(f"{where}.price_amount", "must be an amount of zero or more")
+    """Say all that is wrong with a plan, credits apart; places begin within the plan: `features[0].pricing`.
+
+    Args:
+        plan: to be checked.
+        features: the features there are, by key.
+        meters: the meters there are, by key.
+        models: the pricing models.
+    """
+    yield from _price_and_period_issues(plan)
     seen: set[str] = set()
     for index, each in enumerate(plan.features):
-        place = f"{where}.features[{index}]"
+        place = f"features[{index}]"
         if each.feature not in features:
             yield CatalogIssue(f"{place}.feature", f"there is no feature {each.feature!r}")
         if each.feature in seen:
@@ -294,11 +308,39 @@ def _plan_issues(
             yield CatalogIssue(f"{place}.pricing", text)
 
 
+def _price_and_period_issues(plan: Plan) -> Iterator[CatalogIssue]:
+    problem = currency_problem(plan.currency)
+    if problem:
+        yield CatalogIssue("currency", problem)
+    if number_problem(plan.price_amount) or plan.price_amount < 0:
+        yield CatalogIssue("price_amount", "must be an amount of zero or more")
+    elif not problem and round_to_currency(plan.price_amount, plan.currency) != plan.price_amount:
+        digits = currency_exponent(plan.currency)
+        yield CatalogIssue("price_amount", f"must have at most {digits} decimals, as {plan.currency} has")
+    if not 0 <= plan.interval_days <= INTERVAL_DAYS_MAX:
+        yield CatalogIssue("interval_days", f"must be 0 to {INTERVAL_DAYS_MAX}")
+    elif plan.interval_days and plan.interval_months != 1:
+        yield CatalogIssue("interval_months", "must be left out where interval_days says how long a period is")
+    least = 0 if plan.status == "DRAFT" else 1
+    if not least <= plan.interval_months <= INTERVAL_MONTHS_MAX:
+        yield CatalogIssue("interval_months", f"must be {least} to {INTERVAL_MONTHS_MAX}")
+    for field, days, most in (
+        ("trial_days", plan.trial_days, TRIAL_DAYS_MAX),
+        ("grace_days", plan.grace_days, GRACE_DAYS_MAX),
+    ):
+        if not 0 <= days <= most:
+            yield CatalogIssue(field, f"must be 0 to {most}")
+    if len(msgspec.json.encode(plan.metadata)) > METADATA_BYTES_MAX:
+        yield CatalogIssue("metadata", f"must have at most {METADATA_BYTES_MAX} bytes, as JSON")
+
+
 __all__ = [
     "CatalogError",
     "CatalogIssue",
     "check_catalog",
+    "key_issue",
     "operator_prices",
+    "plan_issues",
     "price_plan",
     "read_catalog",
     "read_cost_rule",

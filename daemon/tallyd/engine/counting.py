@@ -25,6 +25,8 @@ class Count(msgspec.Struct, gc=False):
         amount: the charge, once priced.
         no_price: why there is no charge.
         quantity: the quantities priced, by dimension.
+        covered: quantities that credits paid for, by dimension.
+        credited: of the plan's price, what credits in money paid.
     """
 
     feature: PricedFeature
@@ -35,6 +37,8 @@ class Count(msgspec.Struct, gc=False):
     amount: Decimal | None = None
     no_price: NoPrice | None = None
     quantity: dict[str, Decimal] = {}
+    covered: dict[str, Decimal] = {}
+    credited: Decimal = ZERO
 
 
 def count(account: Account, enrolment: Enrolment, event: UsageEvent) -> list[Count]:
@@ -92,7 +96,7 @@ def counters_after(
         sent = event.revenue_amount if each.feature.key == bearer else None
         changed[each.key] = _advance(each.counter, event, each, sent)
         if each.key.period_start == LIFETIME and enrolment:
-            start = enrolment.period_at(event.occurred_at).start
+            start = enrolment.segment_at(event.occurred_at).start
             key = CounterKey(each.key.subscription, each.key.feature, start)
             changed[key] = _advance(account.counters.get(key, EMPTY), event, each, sent)
     return changed
@@ -100,20 +104,27 @@ def counters_after(
 
 def _advance(counter: Counter, event: UsageEvent, each: Count, sent: Decimal | None) -> Counter:
     """Return the counter after the event. Sent revenue is counted as used, but the plan does not price it."""
-    rated = counter.rated
-    if each.quantity:
-        rated = dict(rated)
-        for dimension, quantity in each.quantity.items():
-            rated[dimension] = rated.get(dimension, ZERO) + quantity
     return Counter(
         used=counter.used + each.units,
-        rated=rated,
+        rated=added(counter.rated, each.quantity) if each.quantity else counter.rated,
         charged=counter.charged if each.amount is None else counter.charged + each.amount,
         sent=counter.sent if sent is None else counter.sent + sent,
         events=counter.events + 1,
         unpriced=counter.unpriced + (each.no_price is not None),
         latest_at=max(counter.latest_at, event.occurred_at),
+        covered=added(counter.covered, each.covered) if each.covered else counter.covered,
+        credited=counter.credited + each.credited if each.credited else counter.credited,
+        billed=counter.billed,
+        billed_to=counter.billed_to,
     )
+
+
+def added(held: dict[str, Decimal], more: dict[str, Decimal]) -> dict[str, Decimal]:
+    """Return the sum of two mappings of quantities, by dimension."""
+    together = dict(held)
+    for dimension, quantity in more.items():
+        together[dimension] = together.get(dimension, ZERO) + quantity
+    return together
 
 
 def newly_seen(event: UsageEvent, counts: list[Count]) -> list[tuple[CounterKey, str]]:

@@ -6,11 +6,11 @@ from typing import Final
 
 import msgspec
 
-from tallyd.engine.account import Account, Counter, Enrolment
+from tallyd.engine.account import Account, Counter, Denial, Enrolment
 from tallyd.engine.credits.burning import Server, serving, spendable
 from tallyd.engine.credits.covering import Cover
 from tallyd.engine.credits.draft import Draft
-from tallyd.engine.credits.passing import as_of
+from tallyd.engine.passing import as_of, current
 from tallyd.engine.rating import PricedFeature
 from tallyd.model.credits import Pool
 from tallyd.model.money import ZERO
@@ -29,6 +29,9 @@ class Reason(StrEnum):
     NO_SUBSCRIPTION = "no_subscription"
     NOT_IN_PLAN = "feature_not_in_plan"
     NOT_COUNTED = "event_not_counted"
+    UNPAID = "unpaid"
+    PAST_DUE = "past_due"
+    PAUSED = "paused"
 
 
 DESCRIPTIONS: Final = {
@@ -42,6 +45,19 @@ DESCRIPTIONS: Final = {
     Reason.NO_SUBSCRIPTION: "The customer has no active subscription",
     Reason.NOT_IN_PLAN: "No active plan of the customer has the feature",
     Reason.NOT_COUNTED: "The event counts no units of the feature: send usageUnits, or what its meter reads",
+    Reason.UNPAID: "Entitlement is revoked",
+    Reason.PAST_DUE: "Entitlement is revoked",
+    Reason.PAUSED: "Entitlement is revoked",
+}
+ADVICE: Final = {
+    Reason.UNPAID: "The subscription's first invoice is not paid; access begins when it is",
+    Reason.PAST_DUE: "An invoice was not paid within its grace days; access comes back when it is",
+    Reason.PAUSED: "The subscription is paused; access comes back when it is resumed",
+}
+_REVOKED: Final = {
+    Denial.UNPAID: Reason.UNPAID,
+    Denial.PAST_DUE: Reason.PAST_DUE,
+    Denial.PAUSED: Reason.PAUSED,
 }
 # Looking a member up on its class costs a call in Python 3.11; these are asked for every check.
 _INCLUDED: Final = Reason.INCLUDED
@@ -115,15 +131,19 @@ def decide(
 
     `draft` is the customer's credits as of that instant, where somebody has them already.
     """
+    if draft is None:
+        account = current(account, now)
     granted = account.granting(feature_key, now)
     if granted is None:
-        active = any(each.subscription.active_at(now) for each in account.enrolments)
+        active = any(each.active_at(now) for each in account.enrolments)
         return Entitlement(
             allowed=False,
             reason=Reason.NOT_IN_PLAN if active else Reason.NO_SUBSCRIPTION,
             position=account.position,
         )
-    return decide_granted(account, *granted, now, requested, draft)
+    answer = decide_granted(account, *granted, now, requested, draft)
+    denial = account.denied(granted[0].subscription, now)
+    return answer if denial is None else revoked(answer, denial)
 
 
 def decide_granted(
@@ -169,6 +189,11 @@ def decide_granted(
         held=held,
         credit=credit,
     )
+
+
+def revoked(answer: Entitlement, denial: Denial) -> Entitlement:
+    """Return the answer for a subscription that runs and gives no access (CONTRACTS C1)."""
+    return msgspec.structs.replace(answer, allowed=False, reason=_REVOKED[denial])
 
 
 def _credit(draft: Draft, servers: list[Server], now: int) -> CreditState | None:
@@ -239,6 +264,7 @@ def capped(feature: PricedFeature, counter: Counter) -> bool:
 
 
 __all__ = [
+    "ADVICE",
     "DESCRIPTIONS",
     "CreditState",
     "Entitlement",
@@ -249,6 +275,7 @@ __all__ = [
     "decide",
     "decide_granted",
     "granted_reason",
+    "revoked",
     "with_cover",
     "without_credits",
 ]

@@ -5,8 +5,8 @@ from decimal import Decimal
 from tallyd.engine import entitlements, rating
 from tallyd.engine.account import Account
 from tallyd.engine.credits.covering import Asked, Cover, cover
-from tallyd.engine.credits.passing import as_of
 from tallyd.engine.entitlements import Entitlement
+from tallyd.engine.passing import as_of, current
 from tallyd.engine.rating import Marginal
 from tallyd.engine.terms import Terms, cost_of_usage
 from tallyd.model.event import UsageEvent
@@ -33,6 +33,7 @@ def evaluate(
         terms: what holds for all customers.
         marginal: asks a pricing model.
     """
+    account = current(account, now)
     answer = entitlements.decide(account, feature_key, now, units)
     if answer.credit is None:
         return answer

@@ -15,7 +15,7 @@ import msgspec
 
 from tallyd.engine.costs import CostRule
 from tallyd.engine.metering import CompiledMeter
-from tallyd.model.catalog import PlanCredits
+from tallyd.model.catalog import BillingTiming, LateEvents, PlanCredits
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, share
 from tallyd.pricing.seam import UNITS, Measure, PricingModel, Step, Terms, Unpriced, Usage, token_dimension
@@ -56,6 +56,7 @@ class PricedFeature(msgspec.Struct, frozen=True, kw_only=True):
         cost: the plan's own cost model, or None.
         credit_model: the only credit model whose pools pay for it; None: any that serves it.
         units_per_credit: units that cost one credit, where the plan says so; None: weights say.
+        late_events: what becomes of an event whose period is invoiced.
     """
 
     key: str
@@ -67,6 +68,7 @@ class PricedFeature(msgspec.Struct, frozen=True, kw_only=True):
     cost: CostRule | None
     credit_model: str | None = None
     units_per_credit: Decimal | None = None
+    late_events: LateEvents = "adjust"
 
 
 class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,11 +79,16 @@ class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
         version: counts from 1.
         name: for people.
         currency: ISO 4217.
-        interval_months: length of a period.
+        interval_months: length of a period; 0 where days are counted.
         features: by feature key, in catalog order.
         metered: features with a meter, by event name.
         price_version: `key@version`, the evidence in every answer.
         credits: credits included, by credit model.
+        price_amount: what a whole period costs before usage.
+        timing: whether a period is invoiced when it begins or when it has ended.
+        interval_days: length of a period in days; 0 where months are counted.
+        trial_days: days before the first period that cost nothing.
+        grace_days: days after an invoice's due date on which an unpaid customer still has access.
     """
 
     key: str
@@ -93,6 +100,11 @@ class PricedPlan(msgspec.Struct, frozen=True, kw_only=True):
     metered: dict[str, tuple[PricedFeature, ...]]
     price_version: str
     credits: tuple[PlanCredits, ...] = ()
+    price_amount: Decimal = ZERO
+    timing: BillingTiming = "IN_ADVANCE"
+    interval_days: int = 0
+    trial_days: int = 0
+    grace_days: int = 3
 
     def counted_by(self, event: UsageEvent) -> tuple[PricedFeature, ...]:
         """Return the features whose usage this event adds to."""

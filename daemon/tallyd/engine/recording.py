@@ -4,33 +4,32 @@ This is the decision at the heart of tallyd. It reads an account and returns wha
 here, so it may be run again, in a thread, or in a simulation.
 """
 
-from decimal import Decimal
 from typing import Final
 
 import msgspec
 
-from tallyd.engine import chain, costs, counting, entitlements, rating
-from tallyd.engine.account import Account, Changes, ChargeRow, Enrolment, EventRow
+from tallyd.engine import chain, charging, costs, counting, entitlements, rating
+from tallyd.engine.account import Account, Changes, Counter, CounterKey
+from tallyd.engine.billing import revising
 from tallyd.engine.counting import Count
 from tallyd.engine.credits.burning import Kept
 from tallyd.engine.credits.covering import Asked, Cover, Drawn, cover, draw
-from tallyd.engine.credits.draft import Draft, Numbers
+from tallyd.engine.credits.draft import Draft
 from tallyd.engine.credits.giving import top_up
 from tallyd.engine.credits.holding import lift, put_down, use_kept
-from tallyd.engine.credits.passing import pass_time
+from tallyd.engine.draft import Numbers
 from tallyd.engine.entitlements import Reason
 from tallyd.engine.rating import Marginal, NoPrice
 from tallyd.engine.rollups import rollups_of
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.engine.terms import Terms, cost_of_event
-from tallyd.model.credit_entries import Entry
 from tallyd.model.credits import Hold, HoldStatus
 from tallyd.model.customer import Customer
 from tallyd.model.event import UsageEvent
+from tallyd.model.ledger_entries import Entry
 from tallyd.model.money import ZERO, plain
 from tallyd.model.problems import Code, Problem, ProblemError, invalid
 
-_encode = msgspec.json.Encoder(order="deterministic").encode
-_NOTHING_PRICED: Final = "{}"
 _UNKNOWN_MODEL: Final = NoPrice.UNKNOWN_MODEL
 
 
@@ -123,6 +122,7 @@ class Recording:
         "drawn",
         "enrolment",
         "event",
+        "late",
         "marginal",
         "now",
         "number",
@@ -138,19 +138,26 @@ class Recording:
         self.now = now
         self.terms = terms
         self.marginal = marginal
-        self.draft: Draft | None = None
-        if account.credits is not None:
-            self.draft = Draft(account, now, number)
-            pass_time(self.draft)
+        assert account.due_at > now, "what time does is done before anything is decided"
+        self.draft: Draft | None = None if account.credits is None else Draft(account, now, number)
         self.enrolment = account.enrolment_for(event)
         self.counts = counting.count(account, self.enrolment, event) if self.enrolment else []
+        self.late: list[Count] = []
+        if self.enrolment is not None and event.occurred_at < self.enrolment.subscription.renewed_to:
+            self.late = revising.late_counts(self.enrolment, self.counts, event)
         self.drawn: list[Drawn] = []
         self.cost = costs.CAPPED
 
     def refused(self) -> Denied | None:
         """Refuse what does not fit a limit, held units included, or would not count where there is one (P4)."""
         account, event, enrolment, draft = self.account, self.event, self.enrolment, self.draft
+        denial = account.denied(enrolment.subscription, self.now) if enrolment else None
         for count in self.counts:
+            if enrolment and denial is not None:
+                stands = entitlements.decide_granted(
+                    account, enrolment, count.feature, event.occurred_at, count.units, draft
+                )
+                return Denied(entitlements.revoked(stands, denial))
             held = draft.held_units(*count.key) if draft is not None else ZERO
             if enrolment and not entitlements.admits(count.feature, count.counter, count.units, held):
                 return Denied(
@@ -249,6 +256,10 @@ class Recording:
     ) -> None:
         count.quantity = covered.rest
         count.amount, count.no_price = covered.amount, covered.no_price
+        for each in covered.given:
+            if each.covered:
+                count.covered = counting.added(count.covered, each.covered)
+            count.credited += each.credited
         draw(draft, asked, covered, event=event_id, hold=hold)
         for each in covered.given:
             if asked.kept:
@@ -281,17 +292,20 @@ class Recording:
                 top_up(self.draft, number, self.now)
         account, event, enrolment, counts, now = self.account, self.event, self.enrolment, self.counts, self.now
         capped, cost = self._capped, self.cost
-        revenue, revenue_source = _revenue(event, counts, capped=capped)
+        revenue, revenue_source = charging.revenue_of(event, counts, capped=capped)
         no_price = _UNKNOWN_MODEL if cost.unknown_model else None
         for count in counts:
             no_price = no_price or count.no_price
-        charges = _charge_rows(account, event, enrolment, counts, event_id) if enrolment else []
+        charges = charging.charge_rows(account, event, enrolment, counts, event_id) if enrolment else []
+        counters = counting.counters_after(account, event, enrolment, counts)
+        if self.late:
+            self._follow(counters)
         position, link = account.position, account.chain
         entries: list[Entry] = []
         if self.draft is not None:
-            entries, position, link = self.draft.seal_before()
+            entries, position, link = self.draft.before_event()
         position += 1
-        units = _units(event, counts, capped=capped)
+        units = charging.units_of(event, counts, capped=capped)
         fields = (
             event_id,
             account.customer.number,
@@ -319,22 +333,34 @@ class Recording:
         )
         link = chain.link(link, fields)
         row = EventRow(*fields, link)
-        credit_changes = None
-        if self.draft is not None and self.draft.changed:
-            credit_changes, position, link = self.draft.seal(entries, position, link)
-        changes = Changes(
-            customer=None if account.known else _with_creation(account.customer, now),
-            event=row,
-            charges=charges,
-            counters=counting.counters_after(account, event, enrolment, counts),
-            seen=counting.newly_seen(event, counts),
-            rollups=rollups_of(row, event, units, cost, revenue, counts),
-            price_versions={cost.version.id: cost.version.content} if cost.version else {},
-            credits=credit_changes,
-            position=position,
-            chain=link,
-        )
+        draft = self.draft
+        if draft is not None and draft.changed:
+            changes = draft.finish(entries, position, link)
+            changes.counters = {**counters, **changes.counters}
+        else:
+            changes = Changes(counters=counters, position=position, chain=link)
+        changes.customer = None if account.known else _with_creation(account.customer, now)
+        changes.event = row
+        changes.charges = charges
+        changes.seen = counting.newly_seen(event, counts)
+        changes.rollups = rollups_of(row, event, units, cost, revenue, counts)
+        if cost.version:
+            changes.price_versions = {cost.version.id: cost.version.content}
+        changes.late = bool(self.late)
         return Recorded(row, charges, changes, self.drawn)
+
+    def _follow(self, counters: dict[CounterKey, Counter]) -> None:
+        """Put late usage on the invoice of its period where the plan says so and that can still be changed."""
+        assert self.enrolment is not None, "what is late is on a subscription"
+        start = self.enrolment.segment_at(self.event.occurred_at).start
+        for count in self.late:
+            key = CounterKey(self.enrolment.subscription.number, count.feature.key, start)
+            if count.feature.late_events == "reopen" and key in counters:
+                if self.draft is None:
+                    self.draft = Draft(self.account, self.now, self.number)
+                    self.draft.begin_event()
+                self.draft.put_counter(key, counters[key])
+                revising.reopen(self.draft, key, in_grace=True)
 
 
 def _names_a_counted_feature(event: UsageEvent, counts: list[Count]) -> bool:
@@ -345,53 +371,3 @@ def _names_a_counted_feature(event: UsageEvent, counts: list[Count]) -> bool:
 
 def _with_creation(customer: Customer, now: int) -> Customer:
     return msgspec.structs.replace(customer, created_at=now)
-
-
-def _revenue(event: UsageEvent, counts: list[Count], *, capped: bool) -> tuple[Decimal | None, str | None]:
-    """Sum of the plan's charges, or what was sent. None while every charge is unpriced, or there is none."""
-    if capped:
-        return ZERO, "plan"
-    if event.revenue_amount is not None:
-        return event.revenue_amount, "sent"
-    amounts = [count.amount for count in counts if count.amount is not None]
-    return (sum(amounts, ZERO), "plan") if amounts else (None, None)
-
-
-def _units(event: UsageEvent, counts: list[Count], *, capped: bool) -> Decimal:
-    """Units of the event itself: what its main feature counted, else what was sent."""
-    if capped:
-        return ZERO
-    main = counting.main_feature(event.feature_key, [count.feature.key for count in counts])
-    for count in counts:
-        if count.feature.key == main:
-            return count.units
-    return event.units or ZERO
-
-
-def _charge_rows(
-    account: Account, event: UsageEvent, enrolment: Enrolment, counts: list[Count], event_id: int
-) -> list[ChargeRow]:
-    period = enrolment.period_at(event.occurred_at)
-    rows = []
-    for count in counts:
-        rated, quantity = count.counter.rated, count.quantity
-        before = {dimension: rated[dimension] for dimension in quantity if dimension in rated}
-        rows.append(
-            ChargeRow(
-                event_id,
-                account.customer.number,
-                count.feature.key,
-                enrolment.subscription.number,
-                period.start,
-                enrolment.plan.key,
-                enrolment.plan.version,
-                plain(count.counter.used),
-                plain(count.units),
-                _encode(before).decode() if before else _NOTHING_PRICED,
-                _encode(quantity).decode() if quantity else _NOTHING_PRICED,
-                None if count.amount is None else plain(count.amount),
-                enrolment.plan.currency,
-                count.no_price,
-            )
-        )
-    return rows

@@ -10,23 +10,12 @@ from typing import Any, Final
 import msgspec
 
 from tallyd.engine import chain, costs, events, rating
-from tallyd.engine.account import (
-    LIFETIME,
-    Account,
-    Changes,
-    ChargeRow,
-    Counter,
-    CounterKey,
-    EventRow,
-    Rerated,
-    RerateRow,
-    RollupDelta,
-    RollupKey,
-)
+from tallyd.engine.account import LIFETIME, Account, Changes, Counter, CounterKey
 from tallyd.engine.costs import Cost
 from tallyd.engine.counting import main_feature
 from tallyd.engine.rating import NoPrice, PricedFeature, PricedPlan
 from tallyd.engine.rollups import COST_CURRENCY
+from tallyd.engine.rows import ChargeRow, EventRow, Rerated, RerateRow, RollupDelta, RollupKey
 from tallyd.engine.terms import Terms
 from tallyd.model.event import Source, UsageEvent
 from tallyd.model.moments import hour_of
@@ -147,6 +136,7 @@ def decide(
         rerated=Rerated(RerateRow(*fields, link), new_row, new_charges),
         counters=counters,
         rollups=_rollups(row, new_row, charges, new_charges),
+        late=True,
         price_versions={cost.version.id: cost.version.content} if cost.version else {},
         position=position,
         chain=link,
@@ -164,10 +154,11 @@ def _cost(account: Account, event: UsageEvent, row: EventRow, charges: list[Char
 
 
 def _feature(account: Account, charge: ChargeRow) -> PricedFeature | None:
-    for enrolment in account.enrolments:
-        if enrolment.subscription.number == charge.subscription:
-            return enrolment.plan.features.get(charge.feature)
-    return None
+    """Return the feature as the plan has it that the subscription was on in the charge's period."""
+    if all(each.subscription.number != charge.subscription for each in account.enrolments):
+        return None
+    plan = account.enrolment_at(charge.subscription, charge.period_start).plan
+    return plan.features.get(charge.feature) if plan.key == charge.plan_key else None
 
 
 def _charge(

@@ -12,13 +12,14 @@ from tallyd.engine import entitlements, rating
 from tallyd.engine.account import Account, Changes
 from tallyd.engine.counting import Count
 from tallyd.engine.credits.covering import Asked, Cover, cover
-from tallyd.engine.credits.draft import Draft, Numbers
+from tallyd.engine.credits.draft import Draft
+from tallyd.engine.draft import Numbers
 from tallyd.engine.rating import Marginal
 from tallyd.engine.recording import Denied, Recording
 from tallyd.engine.terms import Terms, cost_of_event
-from tallyd.model.credit_entries import Cause, EntryKind, json_text
 from tallyd.model.credits import HeldUnits, Hold, HoldPart, HoldTerms
 from tallyd.model.event import UsageEvent
+from tallyd.model.ledger_entries import Cause, EntryKind, json_text
 from tallyd.model.money import ZERO
 
 
@@ -90,7 +91,7 @@ class _Reserving(Recording):
             space="hold" if key is not None else "",
             key=key,
         )
-        return Reserved(hold, self._answer(draft, covers), self._changes(draft))
+        return Reserved(hold, self._answer(draft, covers), draft.changes())
 
     def _hold(self, draft: Draft, expires_at: int) -> Hold:
         assert self.enrolment is not None, "what is not on a subscription is refused"
@@ -147,10 +148,6 @@ class _Reserving(Recording):
                 )
         stands = entitlements.decide(self.account, main, self.now, None, draft)
         return msgspec.structs.replace(stands, allowed=True, reason=entitlements.granted_reason(stands))
-
-    def _changes(self, draft: Draft) -> Changes:
-        changes, position, link = draft.seal_all()
-        return Changes(credits=changes, position=position, chain=link)
 
 
 def _with_parts(hold: Hold, parts: list[HoldPart]) -> Hold:

@@ -7,9 +7,9 @@ feature that is charged and in the plan's currency. So every sum is exact and no
 from decimal import Decimal
 from typing import Final
 
-from tallyd.engine.account import EventRow, RollupDelta, RollupKey
 from tallyd.engine.costs import Cost
 from tallyd.engine.counting import Count, main_feature
+from tallyd.engine.rows import EventRow, RollupDelta, RollupKey
 from tallyd.model.event import UsageEvent
 from tallyd.model.moments import hour_of
 from tallyd.model.money import ZERO

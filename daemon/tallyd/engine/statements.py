@@ -55,9 +55,9 @@ class FeatureStatement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
 
 def feature_statement(account: Account, enrolment: Enrolment, feature: PricedFeature, at: int) -> FeatureStatement:
     """Explain one feature's charge in the period that contains the instant."""
-    period = enrolment.period_at(at)
+    segment = enrolment.segment_at(at)
     number = enrolment.subscription.number
-    in_period = account.counter(CounterKey(number, feature.key, period.start))
+    in_period = account.counter(CounterKey(number, feature.key, segment.start))
     deciding = account.counter(enrolment.counter_key(feature, at))
     steps, problem = rating.steps(feature, deciding.rated)
     views = [_step_view(step) for step in steps]
@@ -163,7 +163,7 @@ def statement_view(account: Account, at: int) -> list[dict[str, Any]]:
     """Explain all charges of all subscriptions that cover the instant."""
     views = []
     for enrolment in account.enrolments:
-        if not enrolment.subscription.active_at(at):
+        if not enrolment.active_at(at):
             continue
         period = enrolment.period_at(at)
         features = [
@@ -190,7 +190,7 @@ def usage_view(account: Account, at: int) -> list[dict[str, Any]]:
     """Return usage against limits of all subscriptions that cover the instant (CONTRACTS 1.9)."""
     views = []
     for enrolment in account.enrolments:
-        if not enrolment.subscription.active_at(at):
+        if not enrolment.active_at(at):
             continue
         period = enrolment.period_at(at)
         features = []

@@ -19,6 +19,11 @@ Operator = Literal[
     "does_not_contain",
 ]
 AggregationType = Literal["count", "sum", "max", "last", "unique"]
+LateEvents = Literal["adjust", "reopen", "refuse"]
+"""What becomes of an event whose period is invoiced: charged on the next invoice; put on the invoice itself while
+it is due; not taken."""
+PlanStatus = Literal["DRAFT", "ACTIVE", "ARCHIVED"]
+BillingTiming = Literal["IN_ADVANCE", "IN_ARREARS"]
 
 
 class _Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +61,10 @@ class Feature(_Definition, frozen=True, kw_only=True):
 
 
 class Meter(_Definition, frozen=True, kw_only=True):
-    """Counts the events named `event_name` that pass `filter`."""
+    """Counts the events named `event_name` that pass `filter`.
+
+    `late_events` holds for plan features counted by it that do not say otherwise.
+    """
 
     key: str
     event_name: str
@@ -65,6 +73,7 @@ class Meter(_Definition, frozen=True, kw_only=True):
     description: str | None = None
     measurement_unit: str = "units"
     filter: Filter | None = None
+    late_events: LateEvents | None = None
 
 
 class PlanFeature(_Definition, frozen=True, kw_only=True):
@@ -73,7 +82,8 @@ class PlanFeature(_Definition, frozen=True, kw_only=True):
     `pricing` is `{model = "...", ...terms}`; which terms a model takes is the model's own affair
     (see plugins/). Absent pricing means included. `cost` has the shapes of CONTRACTS 1.6. With `credit_model`
     only pools of that model pay for it; with `units_per_credit` so many units cost one credit (Dodo's
-    `meter_units_per_credit`), and weights are not asked.
+    `meter_units_per_credit`), and weights are not asked. Where `late_events` is absent its meter's counts, and
+    where that is absent too, `adjust`.
     """
 
     feature: str
@@ -82,6 +92,7 @@ class PlanFeature(_Definition, frozen=True, kw_only=True):
     cost: dict[str, Any] | None = None
     credit_model: str | None = None
     units_per_credit: Decimal | None = None
+    late_events: LateEvents | None = None
 
 
 class Rollover(_Definition, frozen=True, kw_only=True):
@@ -236,7 +247,24 @@ class CreditPrice(_Definition, frozen=True, kw_only=True):
 
 
 class Plan(_Definition, frozen=True, kw_only=True):
-    """A pricing bundle. Editing one makes a new version; subscribers stay on theirs."""
+    """A pricing bundle. Editing one makes a new version; subscribers stay on theirs.
+
+    Attributes:
+        key: its name in the catalog and the API.
+        name: for people.
+        description: for people.
+        currency: ISO 4217, of the price and of all charges.
+        price_amount: what a whole period costs before usage, with no more decimals than the currency has.
+        interval_months: length of a period; where days are counted it is left alone and means nothing.
+        interval_days: length of a period in days (7: a week); 0: months are counted.
+        billing_timing: whether a period is invoiced when it begins or when it has ended.
+        trial_days: days before the first period that cost nothing.
+        grace_days: days after an invoice's due date on which an unpaid customer still has access.
+        status: who may subscribe: nobody yet, anybody, nobody any more.
+        features: what it gates, counts and prices.
+        credits: credits that come with it.
+        metadata: the operator's own; shown and not read.
+    """
 
     key: str
     name: str
@@ -244,9 +272,14 @@ class Plan(_Definition, frozen=True, kw_only=True):
     currency: str = "USD"
     price_amount: Decimal = Decimal(0)
     interval_months: int = 1
-    billing_timing: Literal["IN_ADVANCE", "IN_ARREARS"] = "IN_ADVANCE"
+    interval_days: int = 0
+    billing_timing: BillingTiming = "IN_ADVANCE"
+    trial_days: int = 0
+    grace_days: int = 3
+    status: PlanStatus = "ACTIVE"
     features: list[PlanFeature] = []
     credits: list[PlanCredits] = []
+    metadata: dict[str, Any] = {}
 
 
 class ModelPrice(_Definition, frozen=True, kw_only=True):

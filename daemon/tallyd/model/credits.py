@@ -1,7 +1,7 @@
 """The nouns of credits: pools, the grants in them, and holds on them.
 
 A pool's balance is what its grants have left. Everything that happens to pools, grants and holds is an entry in
-the customer's ledger (`credit_entries`); the Structs here are where the entries have led to, and `tallyd verify`
+the customer's ledger (`ledger_entries`); the Structs here are where the entries have led to, and `tallyd verify`
 derives them again. Amounts are exact decimals, never rounded unless the credit model gives a `precision`. Times
 are microseconds UTC.
 """
@@ -171,6 +171,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return PoolStatus.ACTIVE
 
     @property
+    def overage_currency(self) -> str | None:
+        """The currency in which overage is invoiced at a period's end; None: it is not."""
+        rule = self.model.overage
+        if rule is None or rule.behavior != "invoice_at_billing" or rule.price_per_unit is None:
+            return None
+        return rule.currency
+
+    @property
     def available(self) -> Decimal:
         """The balance less what is held."""
         return self.balance - self.held
@@ -197,7 +205,9 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         draw_limit: most credits the subscription may draw in one of its periods; None for any, 0 for none.
         drawn: credits drawn in the period `drawn_in`.
         drawn_in: start of that period.
-        allocated_in: start of the last period whose included credits were granted; -1 before the first.
+        allocated_in: start of the last period that was begun; -1 before the first.
+        withheld: whether that period's included credits wait for access to come back.
+        included: credits that the plans of that period have brought.
     """
 
     pool: int
@@ -208,6 +218,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     drawn: Decimal = ZERO
     drawn_in: int = -1
     allocated_in: int = -1
+    withheld: bool = False
+    included: Decimal = ZERO
 
 
 class HoldPart(msgspec.Struct, frozen=True, array_like=True, gc=False):

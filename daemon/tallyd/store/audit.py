@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tallyd.engine.account import ChargeRow, CounterKey, EventRow, RerateRow, RollupDelta, RollupKey
 from tallyd.engine.audit.auditor import Auditor, Basis, Finding, Findings
-from tallyd.engine.audit.credits import CreditAudit
+from tallyd.engine.audit.counters import place_of
 from tallyd.engine.catalog import Models, price_plan
-from tallyd.model.credit_entries import Entry
+from tallyd.engine.counters import CounterKey
+from tallyd.engine.rows import ChargeRow, EventRow, RerateRow, RollupDelta, RollupKey
 from tallyd.model.customer import Customer
+from tallyd.model.ledger_entries import Entry
 from tallyd.model.subscription import Subscription
 from tallyd.store import catalog_rows
 from tallyd.store.accounts import counter_of
@@ -25,8 +26,11 @@ from tallyd.store.tables import Row
 PROGRESS_EVERY = 1_000
 _EVENT_COLUMN: Final = Entry.__struct_fields__.index("event")
 _CAUSED: Final = (
-    "SELECT * FROM credit_entries WHERE event IS NOT NULL AND kind IN ('DEDUCTION', 'HOLD_DRAWN', 'HOLD_CLOSED')"
+    "SELECT * FROM ledger_entries WHERE event IS NOT NULL AND kind IN ('DEDUCTION', 'HOLD_DRAWN', 'HOLD_CLOSED')"
     " ORDER BY event, id"
+)
+_CARRIED_OVER: Final = (
+    "SELECT details FROM ledger_entries WHERE kind = 'SUBSCRIPTION' AND cause = 'carried_over' ORDER BY id"
 )
 
 
@@ -38,7 +42,9 @@ class AuditReport(msgspec.Struct, kw_only=True):
     charges: int
     counters: int
     rollups: int
-    credit_entries: int
+    subscriptions: int
+    invoices: int
+    ledger_entries: int
     pools: int
     grants: int
     holds: int
@@ -90,18 +96,23 @@ class _Audit:
             customers += 1
             with self._findings.guard("ledger", f"customer {row[0]}"):
                 auditor.ledger(*row)
+        for row in self._rows("pool_links", "SELECT * FROM pool_links"):
+            with self._findings.guard("pool link", f"pool {row[0]} subscription {row[1]}"):
+                auditor.credits.link(row)
+        auditor.due(self._rows("dues", "SELECT * FROM dues"))
+        subscriptions = self._stand(auditor)
         for row in self._rows("counters", "SELECT * FROM counters"):
             counters += 1
-            with self._findings.guard("counter", f"{row[:4]}"):
-                auditor.counter(row[0], CounterKey(*row[1:4]), counter_of(row[4:]))
+            key = CounterKey(*row[1:4])
+            with self._findings.guard("counter", place_of(row[0], key)):
+                auditor.counters.compare(row[0], key, counter_of(row[4:]))
         for row in self._rows("seen_values", "SELECT * FROM seen_values"):
             with self._findings.guard("seen value", f"{row}"):
-                auditor.seen_value(row[0], CounterKey(*row[1:4]), row[4])
+                auditor.counters.compare_seen(row[0], CounterKey(*row[1:4]), row[4])
         for row in self._rows("rollups", "SELECT * FROM rollups"):
             rollups += 1
             with self._findings.guard("rollup", row[:7]):
                 auditor.rollup(RollupKey(*row[:7]), _delta(row[7:]))
-        self._credits(auditor.credits)
         auditor.finish()
         credit = auditor.credits
         return AuditReport(
@@ -110,24 +121,26 @@ class _Audit:
             charges=auditor.charges,
             counters=counters,
             rollups=rollups,
-            credit_entries=credit.entries,
+            subscriptions=subscriptions,
+            invoices=auditor.invoices.invoices,
+            ledger_entries=auditor.entries,
             pools=credit.pools,
             grants=credit.grants,
             holds=credit.holds,
             findings=self._findings.all,
         )
 
-    def _credits(self, credit: CreditAudit) -> None:
-        """Hand over where credits stand: links, then what is due, then pools, as each needs those before it."""
-        for row in self._rows("pool_links", "SELECT * FROM pool_links"):
-            with self._findings.guard("pool link", f"pool {row[0]} subscription {row[1]}"):
-                credit.link(row)
-        for row in self._rows("credit_dues", "SELECT * FROM credit_dues"):
-            with self._findings.guard("credit due", f"customer {row[0]}"):
-                credit.due(*row)
+    def _stand(self, auditor: Auditor) -> int:
+        """Hand over where subscriptions and pools stand; return how many subscriptions there are."""
+        subscriptions = 0
+        for row in self._rows("subscriptions", "SELECT * FROM subscriptions"):
+            subscriptions += 1
+            with self._findings.guard("subscription", row[0]):
+                auditor.subscriptions.row(row)
         for row in self._rows("pools", "SELECT * FROM pools"):
             with self._findings.guard("pool", row[0]):
-                credit.pool(row)
+                auditor.credits.pool(row)
+        return subscriptions
 
     def _rows(self, table: str, sql: str) -> Iterator[tuple[Any, ...]]:
         """Read rows; where SQLite cannot read on is a finding."""
@@ -155,9 +168,9 @@ class _Audit:
         for row in self._rows("plan_versions", "SELECT key, version, plan, meters FROM plan_versions"):
             with self._findings.guard("plan", f"{row[0]}@{row[1]}"):
                 self._plan(basis, row)
-        for row in self._rows("subscriptions", "SELECT * FROM subscriptions"):
-            with self._findings.guard("subscription", row[0]):
-                basis.subscription(Subscription(**dict(zip(Subscription.__struct_fields__, row, strict=True))))
+        for row in self._rows("ledger_entries", _CARRIED_OVER):
+            with suppress(msgspec.MsgspecError):  # a finding, when its turn comes
+                basis.subscription(msgspec.json.decode(row[0], type=Subscription))
         self._schedules(basis)
         for row in self._rows("price_versions", "SELECT id, content FROM price_versions"):
             with self._findings.guard("price version", row[0]):
@@ -198,12 +211,12 @@ class _Audit:
         return rerates
 
     def _replay(self, auditor: Auditor, progress: Callable[[int, int], None]) -> None:
-        """Hand over events, credit entries and alerts in the order in which they were decided."""
+        """Hand over events, ledger entries and alerts in the order in which they were decided."""
         total = sum(row[0] for row in self._rows("events", "SELECT count(*) FROM events"))
         charges = Beside(
             self._rows("charges", "SELECT * FROM charges ORDER BY event, feature"), self._stray_charge
         )
-        caused = Beside(self._rows("credit_entries", _CAUSED), self._stray_entry, place=_EVENT_COLUMN)
+        caused = Beside(self._rows("ledger_entries", _CAUSED), self._stray_entry, place=_EVENT_COLUMN)
 
         def event(row: Row) -> None:
             its_charges = [ChargeRow(*each) for each in charges.of(row[0])]
@@ -214,9 +227,9 @@ class _Audit:
         steps: list[tuple[str, Callable[[Row], None], Iterator[Row]]] = [
             ("event", event, self._rows("events", "SELECT * FROM events ORDER BY id")),
             (
-                "credit entry",
+                "ledger entry",
                 lambda row: auditor.entry(Entry(*row)),
-                self._rows("credit_entries", "SELECT * FROM credit_entries ORDER BY id"),
+                self._rows("ledger_entries", "SELECT * FROM ledger_entries ORDER BY id"),
             ),
             ("outbox", auditor.credits.alert, self._rows("outbox", "SELECT * FROM outbox ORDER BY number")),
         ]
@@ -237,7 +250,7 @@ class _Audit:
         self._findings.add("charge", f"event {row[0]} feature {row[2]}", "there is no such event")
 
     def _stray_entry(self, row: Row) -> None:
-        self._findings.add("credit entry", row[0], f"there is no event {row[_EVENT_COLUMN]}")
+        self._findings.add("ledger entry", row[0], f"there is no event {row[_EVENT_COLUMN]}")
 
 
 class _Step(NamedTuple):

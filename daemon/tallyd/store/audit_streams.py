@@ -2,11 +2,22 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from tallyd.engine.audit.findings import Findings
-from tallyd.model.credit_entries import Entry
+from tallyd.engine.rows import ChargeRow, EventRow
+from tallyd.model.ledger_entries import Entry
 from tallyd.store.tables import Row
 
+_BESIDE: Final = (
+    "SELECT events.* FROM charges CROSS JOIN events ON events.id = charges.event"
+    " WHERE charges.subscription = ? AND charges.feature = ? AND (? OR charges.period_start = ?)"
+    " AND charges.event <> ? AND charges.event < ?"
+    " AND NOT (charges.units = '0' AND charges.amount = '0' AND charges.quantity = '{}')"
+    " AND NOT EXISTS (SELECT 1 FROM ledger_entries AS voids"
+    " WHERE voids.event = events.id AND voids.kind = 'EVENT_VOIDED' AND voids.id < ?)"
+    " ORDER BY events.id"
+)
 ReadRows = Callable[[str, str], Iterator[Row]]
 """Reads a table with a statement; where SQLite cannot read on is a finding."""
 
@@ -60,6 +71,8 @@ class BookShelf:
 
         self._grants = Beside(read("grants", "SELECT * FROM grants ORDER BY number"), nothing_explains("grant"))
         self._holds = Beside(read("holds", "SELECT * FROM holds ORDER BY number"), nothing_explains("hold"))
+        invoices = read("invoices", "SELECT * FROM invoices ORDER BY number")
+        self._invoices = Beside(invoices, nothing_explains("invoice"))
 
     def grant(self, number: int) -> Row | None:
         """See `Shelf`."""
@@ -79,19 +92,39 @@ class BookShelf:
 
     def entry(self, number: int) -> Entry | None:
         """See `Shelf`."""
-        row = self._find("SELECT * FROM credit_entries WHERE id = ?", number)
+        row = self._find("SELECT * FROM ledger_entries WHERE id = ?", number)
         return None if row is None else Entry(*row)
 
-    def subscription_of(self, event: int) -> int | None:
+    def invoice(self, number: int) -> Row | None:
         """See `Shelf`."""
-        row = self._find("SELECT subscription FROM events WHERE id = ?", event)
-        subscription: int | None = row[0] if row else None
-        return subscription
+        return self._invoices.one(number)
+
+    def event(self, number: int) -> EventRow | None:
+        """See `Shelf`."""
+        row = self._find("SELECT * FROM events WHERE id = ?", number)
+        return None if row is None else EventRow(*row)
+
+    def charges(self, event: int) -> list[ChargeRow]:
+        """See `Shelf`."""
+        statement = "SELECT * FROM charges WHERE event = ? ORDER BY feature"
+        return [ChargeRow(*row) for row in self._connection.execute(statement, (event,))]
+
+    def entries_of(self, event: int) -> list[Entry]:
+        """See `Shelf`."""
+        statement = "SELECT * FROM ledger_entries WHERE event = ? ORDER BY id"
+        return [Entry(*row) for row in self._connection.execute(statement, (event,))]
+
+    def beside(self, charge: ChargeRow, *, before: int, ever: bool) -> Iterator[EventRow]:
+        """See `Shelf`."""
+        counted = (charge.subscription, charge.feature, ever, charge.period_start)
+        for row in self._connection.execute(_BESIDE, (*counted, charge.event, before, before)):
+            yield EventRow(*row)
 
     def finish(self) -> None:
         """Report rows that come after the last entry."""
         self._grants.finish()
         self._holds.finish()
+        self._invoices.finish()
 
     def _find(self, statement: str, number: int) -> Row | None:
         row: Row | None = self._connection.execute(statement, (number,)).fetchone()

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -16,7 +17,7 @@ _POOLS: Final = """
 SELECT number, balance, overage, held, granted, consumed, expired, reversed,
        (SELECT group_concat(remaining || ' ' || held, ' ') FROM grants INDEXED BY grants_alive
          WHERE customer = pools.customer AND remaining <> '0' AND pool = pools.number),
-       (SELECT balance_after || ' ' || overage_after FROM credit_entries
+       (SELECT balance_after || ' ' || overage_after FROM ledger_entries
          WHERE pool = pools.number AND balance_after IS NOT NULL ORDER BY id DESC LIMIT 1)
   FROM json_each(?) AS wanted CROSS JOIN pools ON number = wanted.value"""
 _NO_ENTRY: Final = "0 0"
@@ -58,11 +59,15 @@ def _balances(row: tuple[str | None, ...]) -> bool:
         return False  # what was written cannot be made sense of: that is the finding
 
 
+_decimal: Final = lru_cache(maxsize=4_096)(Decimal)
+"""Many amounts are the same from one commit to the next, and most are 0."""
+
+
 def _agree(row: tuple[str | None, ...]) -> bool:
     *amounts, grants, last = row
-    balance, overage, held, granted, consumed, expired, reversed_ = [Decimal(each or "") for each in amounts]
-    balance_after, overage_after = [Decimal(each) for each in (last or _NO_ENTRY).split(" ")]
-    parts = [Decimal(each) for each in grants.split(" ")] if grants else []
+    balance, overage, held, granted, consumed, expired, reversed_ = [_decimal(each or "") for each in amounts]
+    balance_after, overage_after = [_decimal(each) for each in (last or _NO_ENTRY).split(" ")]
+    parts = [_decimal(each) for each in grants.split(" ")] if grants else []
     remaining, set_aside = parts[::2], parts[1::2]
     return (
         balance == sum(remaining, ZERO) == granted - consumed - expired + reversed_ == balance_after

@@ -2,7 +2,7 @@
 
 import sqlite3
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,8 @@ _decode_plan = msgspec.json.Decoder(Plan).decode
 _decode_meter = msgspec.json.Decoder(Meter, float_hook=Decimal).decode
 _decode_credit_model = msgspec.json.Decoder(CreditModel).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
+_encode_extra = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
+_decode_extra = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 _decode_meters = msgspec.json.Decoder(list[Meter]).decode
 
 
@@ -40,13 +42,30 @@ class StoredMeter(msgspec.Struct, frozen=True):
     archived_at: int | None
 
 
+CATALOG: Final = "catalog"
+"""The source of what the catalog file says."""
+
+
 class StoredPlan(msgspec.Struct, frozen=True):
-    """A version of a plan with the meters it was written with."""
+    """A version of a plan. Fields are the columns of `plan_versions`, in order.
+
+    Attributes:
+        key: the plan.
+        version: counts from 1.
+        plan: as it was written.
+        meters: those it was written with.
+        created_at: when it was written, microseconds UTC.
+        source: who wrote it: `catalog`, `tanso` or `dodo`.
+        extra: fields of the API it was made over that the rules do not know, as sent.
+    """
 
     key: str
     version: int
     plan: Plan
     meters: list[Meter]
+    created_at: int = 0
+    source: str = CATALOG
+    extra: dict[str, Any] = {}
 
 
 class StoredCreditModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,9 +119,18 @@ def meter_of(number: str, key: str | None, definition: str, *times: Any) -> Stor
     return StoredMeter(number, key, _decode_meter(definition), *times)
 
 
-def plan_of(key: str, version: int, plan: str, meters: str) -> StoredPlan:
-    """Read a row of `plan_versions`, without its time."""
-    return StoredPlan(key, version, _decode_plan(plan), _decode_meters(meters))
+def plan_of(key: str, version: int, plan: str, meters: str, *rest: Any) -> StoredPlan:
+    """Read a row of `plan_versions`; all after its meters may be left out."""
+    created_at, source, extra = rest or (0, CATALOG, "{}")
+    stored = _decode_plan(plan), _decode_meters(meters), created_at, source, _decode_extra(extra)
+    return StoredPlan(key, version, *stored)
+
+
+def plan_row(stored: StoredPlan) -> Row:
+    """Return the columns of a version of a plan."""
+    plan, meters = (_encode(each).decode() for each in (stored.plan, stored.meters))
+    extra = _encode_extra(stored.extra).decode()
+    return (stored.key, stored.version, plan, meters, stored.created_at, stored.source, extra)
 
 
 def credit_model_row(model: StoredCreditModel) -> Row:
@@ -176,7 +204,7 @@ def load_catalog(connection: sqlite3.Connection) -> StoredCatalog:
     """Read the whole catalog and the API keys."""
     features = connection.execute("SELECT * FROM features ORDER BY created_at, key")
     meters = connection.execute("SELECT * FROM meters ORDER BY created_at, id")
-    plans = connection.execute("SELECT key, version, plan, meters FROM plan_versions ORDER BY key, version")
+    plans = connection.execute("SELECT * FROM plan_versions ORDER BY key, version")
     models = connection.execute("SELECT * FROM credit_models ORDER BY created_at, key")
     prices = connection.execute("SELECT * FROM credit_prices ORDER BY effective_from, id")
     keys = connection.execute("SELECT * FROM api_keys ORDER BY created_at, name")

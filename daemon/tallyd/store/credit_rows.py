@@ -4,14 +4,14 @@ import sqlite3
 from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from tallyd.engine.credits.book import Alert, CreditBook, CreditChanges, book_of
 from tallyd.model.catalog import CreditModel
-from tallyd.model.credit_entries import Entry, text
 from tallyd.model.credits import Grant, GrantTerms, HeldUnits, Hold, HoldPart, HoldStatus, HoldTerms, Link, Pool
+from tallyd.model.ledger_entries import Entry, EntryKind, text
 from tallyd.store import tables
 from tallyd.store.tables import Row, Table
 
@@ -121,12 +121,14 @@ def link_row(link: Link) -> Row:
         text(link.drawn),
         link.drawn_in,
         link.allocated_in,
+        link.withheld,
+        text(link.included),
     )
 
 
 def link_of(row: Row) -> Link:
     """Read a row of `pool_links`."""
-    pool, subscription, customer, priority, limit, drawn, drawn_in, allocated_in = row
+    pool, subscription, customer, priority, limit, drawn, drawn_in, allocated_in, withheld, included = row
     return Link(
         pool=pool,
         subscription=subscription,
@@ -136,6 +138,8 @@ def link_of(row: Row) -> Link:
         drawn=Decimal(drawn),
         drawn_in=drawn_in,
         allocated_in=allocated_in,
+        withheld=bool(withheld),
+        included=Decimal(included),
     )
 
 
@@ -173,51 +177,92 @@ def hold_of(row: Row) -> Hold:
 
 
 class Latest:
-    """The last value of each pool, grant, link and hold that a batch changes; earlier ones are never written."""
+    """The last value of each pool, grant, link and hold that a batch changes; earlier ones are never written.
+
+    Of pools and grants that are in the books already, only what movements change is written again.
+    """
 
     def __init__(self) -> None:
+        self._anew: set[int] = set()
         self._pools: dict[int, Pool] = {}
         self._grants: dict[int, Grant] = {}
         self._links: dict[tuple[int, int], Link] = {}
         self._holds: dict[int, Hold] = {}
-        self._dues: dict[int, Row] = {}
 
-    def take(self, customer: int, changes: CreditChanges) -> None:
-        """Take one decision's changes, in order."""
+    def take(self, changes: CreditChanges, entries: list[Entry]) -> None:
+        """Take one decision's changes, in order, with its ledger entries."""
+        self._anew.update([_made_by(entry) for entry in entries if entry.kind in _MAKING])
         self._pools.update(changes.pools)
         self._grants.update(changes.grants)
         self._links.update(changes.links)
         self._holds.update(changes.holds)
-        if changes.due_at is not None:
-            self._dues[customer] = (customer, changes.due_at)
 
     def rows(self) -> dict[Table, list[Row]]:
         """Return the rows to write."""
         return {
-            tables.POOLS: [pool_row(pool) for pool in self._pools.values()],
-            tables.GRANTS: [grant_row(grant) for grant in self._grants.values()],
+            tables.POOLS: [pool_row(pool) for pool in self._pools.values() if pool.number in self._anew],
+            tables.GRANTS: [grant_row(grant) for grant in self._grants.values() if grant.number in self._anew],
+            tables.MOVED_POOLS: [
+                _moved_pool(pool) for pool in self._pools.values() if pool.number not in self._anew
+            ],
+            tables.MOVED_GRANTS: [
+                (grant.number, text(grant.remaining), text(grant.held))
+                for grant in self._grants.values()
+                if grant.number not in self._anew
+            ],
             tables.POOL_LINKS: [link_row(link) for link in self._links.values()],
             tables.HOLDS: [hold_row(hold) for hold in self._holds.values()],
-            tables.CREDIT_DUES: list(self._dues.values()),
         }
 
 
-def load_credits(connection: sqlite3.Connection, customer: int) -> CreditBook | None:
-    """Read what a customer's credits are now; None when it never had any."""
+_MAKING: Final = frozenset({EntryKind.POOL_OPENED, EntryKind.POOL_CHANGED, EntryKind.GRANT, EntryKind.ADJUSTMENT})
+
+
+def _made_by(entry: Entry) -> int:
+    """Return the number of the pool or grant that an entry makes, or writes anew."""
+    return entry.pool or entry.id if entry.kind == EntryKind.POOL_CHANGED else entry.id
+
+
+def _moved_pool(pool: Pool) -> Row:
+    """Return what movements change of a pool."""
+    return (
+        pool.number,
+        text(pool.balance),
+        text(pool.overage),
+        text(pool.held),
+        text(pool.overage_held),
+        text(pool.granted),
+        text(pool.consumed),
+        text(pool.expired),
+        text(pool.reversed),
+        pool.frozen,
+        pool.modified_at,
+        pool.recurred_at,
+        pool.topped_up,
+        pool.topped_up_in,
+    )
+
+
+def load_credits(connection: sqlite3.Connection, customer: int, due_at: int) -> CreditBook | None:
+    """Read what a customer's credits are now; None when it never had any.
+
+    `due_at` is when something is due for the customer next: never later than for its credits.
+    """
     mine = (customer,)
 
     def every(sql: str, make: Callable[[Row], NounT]) -> list[NounT]:
         return [make(row) for row in connection.execute(sql, mine)]
 
-    due = connection.execute("SELECT due_at FROM credit_dues WHERE customer = ?", mine).fetchone()
-    if due is None:
+    pools = every("SELECT * FROM pools WHERE customer = ? ORDER BY number", pool_of)
+    holds = every("SELECT * FROM holds WHERE customer = ? AND status = 'HELD' ORDER BY number", hold_of)
+    if not pools and not holds:
         return None
     return book_of(
-        every("SELECT * FROM pools WHERE customer = ? ORDER BY number", pool_of),
+        pools,
         every("SELECT * FROM grants WHERE customer = ? AND remaining <> '0' ORDER BY number", grant_of),
-        every("SELECT * FROM holds WHERE customer = ? AND status = 'HELD' ORDER BY number", hold_of),
+        holds,
         every("SELECT * FROM pool_links WHERE customer = ? ORDER BY pool, subscription", link_of),
-        due[0],
+        due_at,
     )
 
 
@@ -248,9 +293,9 @@ class EntryQuery(msgspec.Struct, frozen=True, kw_only=True):
 def list_entries(connection: sqlite3.Connection, query: EntryQuery) -> tuple[list[Entry], int]:
     """Return a page of a pool's entries, and how many there are in all."""
     where, values = _where(query)
-    (total,) = connection.execute(f"SELECT count(*) FROM credit_entries {where}", values).fetchone()
+    (total,) = connection.execute(f"SELECT count(*) FROM ledger_entries {where}", values).fetchone()
     rows = connection.execute(
-        f"SELECT * FROM credit_entries {where} ORDER BY id DESC LIMIT ? OFFSET ?",
+        f"SELECT * FROM ledger_entries {where} ORDER BY id DESC LIMIT ? OFFSET ?",
         (*values, query.limit, query.offset),
     )
     return [Entry(*row) for row in rows], total
@@ -273,13 +318,13 @@ def _where(query: EntryQuery) -> tuple[str, list[Any]]:
 
 def entry_by_number(connection: sqlite3.Connection, number: int) -> Entry | None:
     """Return a ledger entry by its row number."""
-    row = connection.execute("SELECT * FROM credit_entries WHERE id = ?", (number,)).fetchone()
+    row = connection.execute("SELECT * FROM ledger_entries WHERE id = ?", (number,)).fetchone()
     return None if row is None else Entry(*row)
 
 
 def entries_of_event(connection: sqlite3.Connection, event: int) -> list[Entry]:
     """Return the ledger entries an event caused, in order."""
-    rows = connection.execute("SELECT * FROM credit_entries WHERE event = ? ORDER BY id", (event,))
+    rows = connection.execute("SELECT * FROM ledger_entries WHERE event = ? ORDER BY id", (event,))
     return [Entry(*row) for row in rows]
 
 
@@ -333,5 +378,5 @@ def to_reverse(connection: sqlite3.Connection, number: int) -> tuple[Entry, dict
     entry = entry_by_number(connection, number)
     assert entry is not None, f"entry {number} is in the books"
     touched = grants_by_number(connection, [grant for grant, _ in _decode_deltas(entry.grants)])
-    by = connection.execute("SELECT id FROM credit_entries WHERE reverses = ?", (number,)).fetchone()
+    by = connection.execute("SELECT id FROM ledger_entries WHERE reverses = ?", (number,)).fetchone()
     return entry, touched, by[0] if by else None

@@ -1,6 +1,7 @@
 """Customers as rows: listed by what is known about them."""
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -49,4 +50,18 @@ def list_customers(connection: sqlite3.Connection, query: CustomerQuery) -> list
         f"SELECT * FROM customers {where} ORDER BY number DESC LIMIT ? OFFSET ?",
         (*asked.values(), query.limit, query.offset),
     )
-    return [Customer(**dict(zip(Customer.__struct_fields__, row, strict=True))) for row in rows]
+    return [_customer_of(row) for row in rows]
+
+
+def customers_by_id(connection: sqlite3.Connection, ids: Iterable[str]) -> list[Customer]:
+    """Return customers by their UUIDs, in order of creation."""
+    rows = connection.execute(
+        "SELECT customers.* FROM json_each(?) AS wanted CROSS JOIN customers ON customers.id = wanted.value"
+        " ORDER BY number",
+        (msgspec.json.encode(list(ids)).decode(),),
+    )
+    return [_customer_of(row) for row in rows]
+
+
+def _customer_of(row: tuple[Any, ...]) -> Customer:
+    return Customer(**dict(zip(Customer.__struct_fields__, row, strict=True)))

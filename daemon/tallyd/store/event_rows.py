@@ -9,27 +9,26 @@ from typing import Any, Final
 
 import msgspec
 
-from tallyd.engine.account import ChargeRow, EventRow
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.model.customer import CustomerRef, RefKind
 from tallyd.model.event import Source
-from tallyd.model.subscription import Subscription
 
 KeyPair = tuple[str, str]
 """(key space, key)."""
 
-KEYED: Final = ("events", "credit_entries")
+KEYED: Final = ("events", "ledger_entries")
 """The tables whose rows have idempotency keys."""
 
 CREDIT_SPACES: Final = ("hold", "credit")
-"""The key spaces of `credit_entries`: of holds, and of grants and deductions."""
+"""The key spaces of `ledger_entries`: of holds, and of grants and deductions."""
 
 _KNOWN_EVENTS: Final = (
     "SELECT events.key, events.id, customer, body FROM json_each(?) AS wanted"
     " CROSS JOIN events ON events.key = wanted.value AND key_space = ?"
 )
 _KNOWN_CREDITS: Final = (
-    "SELECT credit_entries.key, credit_entries.id, customer, details FROM json_each(?) AS wanted"
-    " CROSS JOIN credit_entries ON credit_entries.key = wanted.value AND key_space = ?"
+    "SELECT ledger_entries.key, ledger_entries.id, customer, details FROM json_each(?) AS wanted"
+    " CROSS JOIN ledger_entries ON ledger_entries.key = wanted.value AND key_space = ?"
 )
 
 
@@ -163,18 +162,6 @@ def customer_names(connection: sqlite3.Connection, numbers: Iterable[int]) -> di
         (msgspec.json.encode(list(numbers)).decode(),),
     )
     return dict(rows.fetchall())
-
-
-def subscriptions_by_id(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Subscription]:
-    """Return subscriptions by their public ids."""
-    columns = Subscription.__struct_fields__
-    rows = connection.execute(
-        f"SELECT {','.join(f'subscriptions.{column}' for column in columns)} FROM json_each(?) AS wanted"
-        " CROSS JOIN subscriptions ON subscriptions.id = wanted.value",
-        (msgspec.json.encode(list(ids)).decode(),),
-    )
-    found = (Subscription(**dict(zip(columns, row, strict=True))) for row in rows)
-    return {subscription.id: subscription for subscription in found}
 
 
 def event_with_charges(connection: sqlite3.Connection, number: int) -> tuple[EventRow, list[ChargeRow]]:

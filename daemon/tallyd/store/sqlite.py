@@ -29,14 +29,15 @@ def open_writer(path: Path) -> sqlite3.Connection:
     for pragma in (
         "journal_mode = WAL",
         "synchronous = FULL",
-        "foreign_keys = ON",
+        "foreign_keys = OFF",
         "trusted_schema = OFF",
         f"cache_size = -{CACHE_KIB}",
         "temp_store = MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}")
     connection.create_function("add_exact", 2, add_exact, deterministic=True)
-    migrate(connection)
+    migrate(connection)  # it replaces tables that others refer to, which foreign keys would forbid
+    connection.execute("PRAGMA foreign_keys = ON")
     return connection
 
 
@@ -66,9 +67,14 @@ def commit(connection: sqlite3.Connection, rows: Mapping[Table, list[Row]]) -> l
         some = rows.get(table)
         if some:
             write_rows(connection, table, some)
-    unbalanced = unbalanced_pools(connection, [row[0] for row in rows.get(tables.POOLS, ())])
+    unbalanced = unbalanced_pools(connection, pools_among(rows))
     connection.execute("COMMIT")
     return unbalanced
+
+
+def pools_among(rows: Mapping[Table, list[Row]]) -> list[int]:
+    """Return the numbers of the pools that rows are about."""
+    return [row[0] for table in (tables.POOLS, tables.MOVED_POOLS) for row in rows.get(table, ())]
 
 
 def touch(connection: sqlite3.Connection) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tallyd.model.credit_entries import Entry
+from tallyd.model.ledger_entries import Entry
 from tallyd.model.money import plain
 
 VARIABLES_MAX: Final = 8192
@@ -34,15 +34,28 @@ class Table(msgspec.Struct, frozen=True, eq=False):
 
 
 class Removal(Table, frozen=True, eq=False):
-    """Rows that go: those whose one column has the value, or with `before` a lesser one."""
+    """Rows that go: those whose columns have the values, or with `before` whose one column has a lesser one."""
 
     before: bool = False
 
     def statement(self, rows: int) -> str:
         """Return the statement that removes by this many values."""
         marks = ",".join("?" * rows)
-        condition = f"< max({marks},0)" if self.before else f"IN ({marks})"
-        return f"DELETE FROM {self.name} WHERE {self.columns[0]} {condition}"
+        if self.before:
+            return f"DELETE FROM {self.name} WHERE {self.columns[0]} < max({marks},0)"
+        values = ",".join(["(" + ",".join("?" * len(self.columns)) + ")"] * rows)
+        return f"DELETE FROM {self.name} WHERE ({','.join(self.columns)}) IN (VALUES {values})"
+
+
+class Update(Table, frozen=True, eq=False):
+    """Rows that are there already and change: the first column says which."""
+
+    def statement(self, rows: int) -> str:
+        """Return the statement that changes a row: one at a time."""
+        assert rows == 1, "they are changed one by one"
+        key, *changing = self.columns
+        changed = ",".join(f"{column} = ?{place}" for place, column in enumerate(changing, start=2))
+        return f"UPDATE {self.name} SET {changed} WHERE {key} = ?1"
 
 
 def _replace(columns: Iterable[str]) -> str:
@@ -67,12 +80,17 @@ FEATURES: Final = Table(
     "ON CONFLICT (key) DO UPDATE SET name = coalesce(excluded.name, name),"
     " description = coalesce(excluded.description, description)",
 )
+CHANGED_FEATURES: Final = Table(
+    "features", FEATURES.columns, "ON CONFLICT (key) DO UPDATE SET " + _replace(("name", "description"))
+)
+DELETED_FEATURES: Final = Removal("features", ("key",))
 METERS: Final = Table(
     "meters",
     _columns("id key definition created_at updated_at archived_at"),
     "ON CONFLICT (id) DO UPDATE SET " + _replace(("definition", "updated_at", "archived_at")),
 )
-PLAN_VERSIONS: Final = Table("plan_versions", _columns("key version plan meters created_at"))
+PLAN_VERSIONS: Final = Table("plan_versions", _columns("key version plan meters created_at source extra"))
+DELETED_PLANS: Final = Removal("plan_versions", ("key",))
 PRICE_VERSIONS: Final = Table("price_versions", ("id", "content"), "ON CONFLICT (id) DO NOTHING")
 CREDIT_MODELS: Final = Table(
     "credit_models",
@@ -90,10 +108,6 @@ REPLAYS: Final = Table(
     "ON CONFLICT (place, key) DO UPDATE SET " + _replace(_columns("body_hash status content created_at")),
 )
 OLD_REPLAYS: Final = Removal("replays", ("created_at",), before=True)
-SUBSCRIPTIONS: Final = Table(
-    "subscriptions",
-    _columns("number id customer plan_key plan_version starts_at ends_at anchor_day interval_months created_at"),
-)
 EVENTS: Final = Table(
     "events",
     _columns(
@@ -126,13 +140,14 @@ LEDGERS: Final = Table(
     ("customer", "position", "chain"),
     "ON CONFLICT (customer) DO UPDATE SET " + _replace(("position", "chain")),
 )
-_COUNTED = _columns("used rated charged sent events unpriced latest_at")
+_COUNTED = _columns("used rated charged sent events unpriced latest_at covered credited billed billed_to")
 COUNTERS: Final = Table(
     "counters",
     ("customer", "subscription", "feature", "period_start", *_COUNTED),
     "ON CONFLICT (customer, subscription, feature, period_start) DO UPDATE SET " + _replace(_COUNTED),
 )
 SEEN_VALUES: Final = Table("seen_values", _columns("customer subscription feature period_start value"))
+UNSEEN_VALUES: Final = Removal("seen_values", SEEN_VALUES.columns)
 _SUMMED = _columns("units input_tokens output_tokens cost revenue")
 _ROLLUP_KEY = _columns("hour customer feature model provider name currency")
 ROLLUPS: Final = Table(
@@ -143,7 +158,7 @@ ROLLUPS: Final = Table(
     + ", events = rollups.events + excluded.events, unpriced = rollups.unpriced + excluded.unpriced",
 )
 
-CREDIT_ENTRIES: Final = Table("credit_entries", Entry.__struct_fields__)
+LEDGER_ENTRIES: Final = Table("ledger_entries", Entry.__struct_fields__)
 
 
 def _latest(name: str, columns: str, key: str, fixed: str = "") -> Table:
@@ -166,22 +181,56 @@ GRANTS: Final = _latest(
     "number",
     "pool customer amount created_at terms",
 )
+MOVED_POOLS: Final = Update(
+    "pools",
+    _columns(
+        "number balance overage held overage_held granted consumed expired reversed frozen modified_at recurred_at"
+        " topped_up topped_up_in"
+    ),
+)
+MOVED_GRANTS: Final = Update("grants", _columns("number remaining held"))
 POOL_LINKS: Final = _latest(
     "pool_links",
-    "pool subscription customer priority draw_limit drawn drawn_in allocated_in",
+    "pool subscription customer priority draw_limit drawn drawn_in allocated_in withheld included",
     "pool,subscription",
     "customer",
 )
 HOLDS: Final = _latest("holds", "number customer status opened_at closed_at parts units event key terms", "number")
-CREDIT_DUES: Final = _latest("credit_dues", "customer due_at", "customer")
+DUES: Final = _latest("dues", "customer due_at", "customer")
+SUBSCRIPTIONS: Final = _latest(
+    "subscriptions",
+    "number id customer starts_at ends_at created_at phases trial_ends_at grace_days renewed_to charged_to pauses"
+    " waived change cancellation metadata",
+    "number",
+    "id customer created_at",
+)
+INVOICES: Final = _latest(
+    "invoices",
+    "number customer subscription serial kind status currency period_start period_end issued_at due_at overdue_at"
+    " amount lines position settled_at",
+    "number",
+    "customer subscription serial kind currency period_start issued_at",
+)
+CHECKOUTS: Final = _latest(
+    "checkouts",
+    "id customer invoice provider amount currency created_at status provider_session url expires_at completed_at"
+    " payment problem",
+    "id",
+    "customer invoice provider amount currency created_at",
+)
+TEST_CLOCKS: Final = _latest("test_clocks", "customer now", "customer")
+ENDED_TEST_CLOCKS: Final = Removal("test_clocks", ("customer",))
 OUTBOX: Final = Table("outbox", _columns("number customer type at body"))
 
 IN_ORDER: Final = (
     CUSTOMERS,
     CHANGED_CUSTOMERS,
     FEATURES,
+    CHANGED_FEATURES,
+    DELETED_FEATURES,
     METERS,
     PLAN_VERSIONS,
+    DELETED_PLANS,
     PRICE_VERSIONS,
     CREDIT_MODELS,
     CREDIT_WEIGHTS,
@@ -192,6 +241,7 @@ IN_ORDER: Final = (
     REPLAYS,
     OLD_REPLAYS,
     SUBSCRIPTIONS,
+    INVOICES,
     EVENTS,
     CHARGES,
     RERATED_EVENTS,
@@ -200,13 +250,19 @@ IN_ORDER: Final = (
     LEDGERS,
     COUNTERS,
     SEEN_VALUES,
+    UNSEEN_VALUES,
     ROLLUPS,
-    CREDIT_ENTRIES,
+    LEDGER_ENTRIES,
     POOLS,
     GRANTS,
+    MOVED_POOLS,
+    MOVED_GRANTS,
     POOL_LINKS,
     HOLDS,
-    CREDIT_DUES,
+    DUES,
+    CHECKOUTS,
+    TEST_CLOCKS,
+    ENDED_TEST_CLOCKS,
     OUTBOX,
 )
 """Parents before children."""
@@ -224,6 +280,9 @@ def _statement(table: Table, rows: int) -> str:
 
 def write_rows(connection: sqlite3.Connection, table: Table, rows: Sequence[Row]) -> None:
     """Write rows in as few statements as the chunk sizes allow."""
+    if isinstance(table, Update):
+        connection.executemany(_statement(table, 1), rows)
+        return
     start, total, width = 0, len(rows), len(table.columns)
     for chunk in CHUNKS:
         if chunk * width > VARIABLES_MAX:

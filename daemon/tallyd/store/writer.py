@@ -17,6 +17,7 @@ from tallyd.store import tables
 from tallyd.store.balance import unbalanced_after
 from tallyd.store.batch import Work, merge
 from tallyd.store.books import Books
+from tallyd.store.sqlite import pools_among
 
 EVENTS_PER_COMMIT_MAX: Final = 4_000
 EVENTS_WAITING_MAX: Final = 40_000
@@ -52,6 +53,7 @@ class Writer:
         failed: a commit did not succeed; nothing is written any more.
         unbalanced: numbers of the pools that did not balance when last looked at (P3).
         pools_checked: how often a pool was looked at.
+        on_invoices: called with the numbers of invoices that were written, when they are durable.
     """
 
     def __init__(self, books: Books) -> None:
@@ -64,6 +66,7 @@ class Writer:
         self.failed = False
         self.unbalanced: set[int] = set()
         self.pools_checked = 0
+        self.on_invoices: Callable[[list[int]], None] | None = None
         self.commits = 0
         self.rows_committed = 0
         self.seconds_committing = 0.0
@@ -167,9 +170,11 @@ class Writer:
         self.seconds_committing += trio.current_time() - started
         self.commits += 1
         self.rows_committed += sum(len(some) for some in rows.values())
-        pools = rows.get(tables.POOLS)
+        pools = pools_among(rows)
         if pools:
-            self.unbalanced.difference_update([row[0] for row in pools])
+            self.unbalanced.difference_update(pools)
             self._note_checked(len(pools), unbalanced)
+        if self.on_invoices is not None and tables.INVOICES in rows:
+            self.on_invoices([row[0] for row in rows[tables.INVOICES]])
         for ticket in tickets:
             ticket.settle(None)

@@ -312,7 +312,7 @@ async def test_what_time_has_done_is_written_though_everything_is_refused(daemon
     assert account is not None
     assert account.credits is not None
     assert account.credits.due_at > daemon.clock.now()
-    query = "SELECT count(*) FROM credit_entries WHERE kind = 'EXPIRATION'"
+    query = "SELECT count(*) FROM ledger_entries WHERE kind = 'EXPIRATION'"
     assert await daemon.core.books.read(lambda books: books.execute(query).fetchone()) == (5,)
 
 

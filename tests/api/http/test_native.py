@@ -277,6 +277,7 @@ class TestEntitlements:
     async def test_a_check_carries_its_evidence(self, native: Running) -> None:
         """Reason, used, limit, remaining, ledger position and price version; no flowId, no simulation."""
         await native.subscribe("acme")
+        before = await native.position("acme")
         await send(native, featureKey="capped", usageUnits=90)
         data = await get(native, "/entitlements/acme/capped?record=false")
         assert data == {
@@ -285,7 +286,7 @@ class TestEntitlements:
             "allowed": True,
             "meta": {"reason": {"code": "within_limit", "description": "Usage is within the limit"}},
             "usage": {"used": 90, "limit": 100, "remaining": 10},
-            "position": 1,
+            "position": before + 1,
             "priceVersion": "pro@1",
         }
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from support import LONG_AGO, Peer, Served, served
+from support import THIS_MONTH, Peer, Served, served
 from tallyd.api.socket.peers import ALL, scopes_of
 from tallyd.config import Peer as PeerSettings
 from tallyd.config import Socket
@@ -26,8 +26,8 @@ def call(number: object, method: str, **params: Any) -> dict[str, Any]:
 
 
 async def subscribed(peer: Peer, plan: str = "capped", customer: str = "acme") -> None:
-    """Put a customer on a plan since long ago."""
-    params = {"customerReferenceId": customer, "planKey": plan, "startsAt": iso(LONG_AGO)}
+    """Put a customer on a plan since the month began."""
+    params = {"customerReferenceId": customer, "planKey": plan, "startsAt": iso(THIS_MONTH)}
     await peer.result("subscribe", **params)
 
 
@@ -44,8 +44,9 @@ async def test_every_method_answers(tmp_path: Path) -> None:
     async with served(tmp_path) as daemon, daemon.peer() as peer:
         assert (await peer.result("ping"))["pong"] is True
         await subscribed(peer)
+        before = (await peer.result("check", customerReferenceId="acme", featureKey="api"))["position"]
         (result,) = (await peer.result("ingest", events=[body(usageUnits=12)]))["results"]
-        assert (result["status"], result["revenueAmount"], result["position"]) == ("created", 1.2, 1)
+        assert (result["status"], result["revenueAmount"], result["position"]) == ("created", 1.2, before + 1)
         checked = await peer.result("check", customerReferenceId="acme", featureKey="api")
         assert checked["allowed"] is True
         assert checked["usage"] == {"used": 12, "limit": 100, "remaining": 88}

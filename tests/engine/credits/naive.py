@@ -20,8 +20,8 @@ from functools import cache
 from math import floor
 
 from tallyd.model.catalog import CreditModel, PlanCredits
-from tallyd.model.credit_entries import TRANSACTIONS, Cause, EntryKind
 from tallyd.model.credits import GrantType, HoldStatus, PoolStatus
+from tallyd.model.ledger_entries import TRANSACTIONS, Cause, EntryKind
 
 ZERO = Decimal(0)
 DIGITS = 18

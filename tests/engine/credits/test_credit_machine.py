@@ -18,19 +18,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from engine.credits.naive import DAY, SECOND, Books, Feature, Outcome, Refused
 from support import account_on, at, event, priced, terms
 from tallyd.engine import chain, recording, reserving
-from tallyd.engine.account import Account, Changes, EventRow, apply
+from tallyd.engine.account import Account, Changes, apply
 from tallyd.engine.credits import giving, granting, holding
 from tallyd.engine.credits.book import CreditBook, CreditChanges, book_of
 from tallyd.engine.credits.draft import Draft
-from tallyd.engine.credits.passing import pass_time
 from tallyd.engine.credits.weights import Weights, new_weight
 from tallyd.engine.evaluating import evaluate
+from tallyd.engine.passing import current, pass_time
 from tallyd.engine.recording import Denied, Recorded
 from tallyd.engine.reserving import Reserved
+from tallyd.engine.rows import EventRow
 from tallyd.model.catalog import CreditModel, CreditWeight, Overage, PlanCredits, Recurring, Rollover, TopUp
-from tallyd.model.credit_entries import TRANSACTIONS, Cause, Entry, EntryKind
 from tallyd.model.credits import OVERAGE, Grant, GrantTerms, GrantType, Hold, HoldStatus, Pool
 from tallyd.model.event import UsageEvent, event_uuid
+from tallyd.model.ledger_entries import TRANSACTIONS, Cause, Entry, EntryKind
 from tallyd.model.money import ZERO
 from tallyd.model.problems import ProblemError
 from tallyd.store import credit_rows
@@ -174,7 +175,7 @@ class CreditMachine(RuleBasedStateMachine):
         feature = msgspec.structs.replace(plan.features["b"], credit_model=payer, units_per_credit=per_credit)
         features = {**plan.features, "b": feature}
         plan = msgspec.structs.replace(plan, features=features, credits=dice.of(((included,), ())))
-        self.account = account_on(plan, starts_at=STARTS_AT, anchor_day=10)
+        self.account = account_on(plan, starts_at=STARTS_AT, anchor_day=10, grace_days=36_500)  # nobody pays here
         self.enrolment = self.account.enrolments[0]
         self.included = {each.credit_model: each for each in plan.credits}
         self.books = Books(
@@ -309,9 +310,9 @@ class CreditMachine(RuleBasedStateMachine):
             places = range(len(self.transactions))
         place = chosen.of(places)
         entry = self.transactions[place]
-        touched = [self.all_grants[grant] for grant, _ in decode_deltas(entry.grants)]
 
         def reverse(draft: Draft) -> None:
+            touched = [self.all_grants[grant] for grant, _ in decode_deltas(entry.grants)]
             if any(each.reverses == entry.id for each in self.transactions):
                 raise granting.conflict("reversed already")
             granting.reverse(
@@ -351,6 +352,7 @@ class CreditMachine(RuleBasedStateMachine):
         chosen = self._time(dice)
         used = msgspec.structs.replace(self._event(chosen), occurred_at=self.now)
         units, model, ttl = used.units or ZERO, used.model, chosen.of(TTLS)
+        self._let_time_pass()
         refusal, _ = self._expect(
             lambda: self.books.hold(used.feature_key or "", units, ttl, self.now, model=model)
         )
@@ -440,24 +442,23 @@ class CreditMachine(RuleBasedStateMachine):
         if not hasattr(self, "books"):
             return
         self.books.at(self.now)
-        draft = self._as_of()
+        draft, ahead, ended = self._ahead()
         places = self.grant_places
         if self.behind:
             places = dict(places)
-            pending = [each for each in draft.seal_all()[0].entries if each.kind in TRANSACTIONS]
+            pending = [each for each in ahead if each.kind in TRANSACTIONS]
             for entry in pending:
                 if makes_grant(entry):
                     places[entry.id] = len(places)
             self._compare(pending, places)
         else:
-            book = self.account.credits
-            assert book is None or book.due_at > self.now, "nothing is due that should have happened"
+            assert self.account.due_at > self.now, "nothing is due that should have happened"
             assert len(self.books.entries) == len(self.transactions)
         for place, number in enumerate(self.pools):
             self._agree_on(place, number, draft, places)
         held = {hold.number: hold for hold in draft.open_holds()}
         for place, number in enumerate(self.holds):
-            kept, hold = self.books.holds[place], held.get(number) or draft.hold(number) or self.all_holds[number]
+            kept, hold = self.books.holds[place], held.get(number) or ended.get(number) or self.all_holds[number]
             assert (kept.status, kept.closed_at) == (hold.status, hold.closed_at)
             parts = [
                 (self.pool_places[p], None if g == OVERAGE else places[g], a)
@@ -562,18 +563,13 @@ class CreditMachine(RuleBasedStateMachine):
 
     def _both(self, naive: Callable[[], object], engine: Callable[[Draft], object]) -> None:
         """Do it in the naive books and in the engine; both do it, or neither does."""
+        self._let_time_pass()
         refusal, _ = self._expect(naive)
         draft = Draft(self.account, self.now, self.number)
-        pass_time(draft)
         problem, _ = tried(lambda: engine(draft))
         assert (problem is None) == (refusal is None), problem or refusal
-        if problem is not None:
-            return
-        if draft.changed:
-            changes, position, link = draft.seal_all()
-            self._write(Changes(credits=changes, position=position, chain=link))
-        else:
-            self.behind = False
+        if problem is None and draft.changed:
+            self._write(draft.changes())
 
     def _include(self, model: CreditModel) -> None:
         """Give what the plan includes, as subscribing does; else open a pool."""
@@ -603,6 +599,7 @@ class CreditMachine(RuleBasedStateMachine):
         self, naive: Callable[[], Outcome], engine: Callable[[], Recorded | Denied], used: UsageEvent
     ) -> None:
         """Record usage in both, and compare who pays."""
+        self._let_time_pass()
         refusal, outcome = self._expect(naive)
         problem, decided = tried(engine)
         if decided is None:
@@ -626,7 +623,7 @@ class CreditMachine(RuleBasedStateMachine):
         before = in_order(self.account.credits or CreditBook())
         answer = evaluate(self.account, feature, used, units, now=self.now, terms=TERMS)
         foretold = self.books.at(self.now).allowed(feature, units, used.model)
-        decided = recording.consume(self.account, used, number=LATER, now=self.now, terms=TERMS)
+        decided = recording.consume(current(self.account, self.now), used, number=LATER, now=self.now, terms=TERMS)
         assert isinstance(decided, Recorded) == foretold
         assert answer.allowed == foretold, answer
         assert in_order(self.account.credits or CreditBook()) == before
@@ -643,15 +640,26 @@ class CreditMachine(RuleBasedStateMachine):
 
     # Keeping
 
-    def _as_of(self) -> Draft:
-        draft = Draft(self.account, self.now, LATER)
-        pass_time(draft)
-        return draft
+    def _let_time_pass(self) -> None:
+        """Write what time has done, as the actor does before it decides."""
+        self.books.at(self.now)
+        while (changes := pass_time(self.account, self.now, self.number)) is not None:
+            self._write(changes)
+        self.behind = False
+
+    def _ahead(self) -> tuple[Draft, list[Entry], dict[int, Hold]]:
+        """Return how things stand now, with the entries that time alone would make and the holds it would end."""
+        account, entries, holds = self.account.copy(), list[Entry](), dict[int, Hold]()
+        while (changes := pass_time(account, self.now, LATER)) is not None:
+            apply(account, changes)
+            entries += changes.entries
+            holds |= changes.credits.holds if changes.credits is not None else {}
+        return Draft(account, self.now, LATER), entries, holds
 
     def _write(self, changes: Changes) -> None:
         """Apply a decision's changes and keep its rows, as the actor and the store do."""
         made = changes.credits
-        rows: list[EventRow | Entry] = [] if made is None else [*made.entries]
+        rows: list[EventRow | Entry] = [*changes.entries]
         if changes.event is not None:
             rows.append(changes.event)
             rows.sort(key=lambda row: row.position)
@@ -661,22 +669,22 @@ class CreditMachine(RuleBasedStateMachine):
         self.behind = False
         if made is not None:
             self._compare_alerts(made, before)
-            self._keep(made)
+            self._keep(made, changes.entries)
 
-    def _keep(self, made: CreditChanges) -> None:
+    def _keep(self, made: CreditChanges, entries: list[Entry]) -> None:
         self.all_grants.update(made.grants)
         for number, hold in made.holds.items():
             if number not in self.all_holds:
                 self.holds.append(number)
             self.all_holds[number] = hold
-        for entry in made.entries:
+        for entry in entries:
             if entry.kind == EntryKind.POOL_OPENED:
                 self.pool_places[entry.id] = len(self.pools)
                 self.pools.append(entry.id)
             elif makes_grant(entry):
                 self.grant_places[entry.id] = len(self.grants)
                 self.grants.append(entry.id)
-        transactions = [entry for entry in made.entries if entry.kind in TRANSACTIONS]
+        transactions = [entry for entry in entries if entry.kind in TRANSACTIONS]
         self._compare(transactions, self.grant_places)
         self.transactions += transactions
 

@@ -10,32 +10,74 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 from tallyd.api.bounds import TOO_LARGE
 from tallyd.api.http import dodo, retempo, tanso
+from tallyd.api.http.billing_admin import BillingAdmin
+from tallyd.api.http.checkout import Checkouts
+from tallyd.api.http.clocks import Clocks
 from tallyd.api.http.credit_admin import CreditAdmin
 from tallyd.api.http.credit_models import CreditModels
 from tallyd.api.http.credit_schedules import CreditSchedules
 from tallyd.api.http.credits import Credits
+from tallyd.api.http.customers import Customers
 from tallyd.api.http.dodo_balances import DodoBalances
 from tallyd.api.http.dodo_credits import DodoCredits
 from tallyd.api.http.dodo_customers import DodoCustomers
 from tallyd.api.http.dodo_events import DodoEvents
 from tallyd.api.http.dodo_meters import DodoMeters
+from tallyd.api.http.dodo_plan_changes import DodoPlanChanges
+from tallyd.api.http.dodo_products import DodoProducts
+from tallyd.api.http.dodo_subscriptions import DodoSubscriptions
+from tallyd.api.http.dodo_usage import DodoUsage
 from tallyd.api.http.dodo_wallets import DodoWallets
 from tallyd.api.http.entitlements import Entitlements
 from tallyd.api.http.events import Events
 from tallyd.api.http.family import Family, answer
 from tallyd.api.http.holds import Holds
+from tallyd.api.http.invoices import Invoices
+from tallyd.api.http.plan_admin import PlanAdmin
+from tallyd.api.http.plans import Plans
 from tallyd.api.http.replays import Replays
 from tallyd.api.http.retempo import Retempo
 from tallyd.api.http.subscriptions import Subscriptions
 from tallyd.api.http.usage import Usage
+from tallyd.api.http.whatif import WhatIfRoutes
 from tallyd.core import Core
 from tallyd.model.event import event_uuid
 from tallyd.model.problems import Code, Problem, ProblemError, not_found
 from tallyd.ops.metrics import CONTENT_TYPE, metrics_page
 
 BODY_TIMEOUT_S: Final = 30
-DODO_PATHS: Final = ("/events", "/meters", "/credit-entitlements", "/customers", "/subscriptions")
-DODO_HANDLERS: Final = (DodoEvents, DodoMeters, DodoCredits, DodoBalances, DodoCustomers, DodoWallets)
+NATIVE_HANDLERS: Final = (
+    Events,
+    Entitlements,
+    Customers,
+    Usage,
+    Plans,
+    Subscriptions,
+    Invoices,
+    Checkouts,
+    Credits,
+    Holds,
+    PlanAdmin,
+    BillingAdmin,
+    CreditModels,
+    CreditSchedules,
+    CreditAdmin,
+    Clocks,
+    WhatIfRoutes,
+)
+DODO_PATHS: Final = ("/events", "/meters", "/credit-entitlements", "/customers", "/products", "/subscriptions")
+DODO_HANDLERS: Final = (
+    DodoEvents,
+    DodoMeters,
+    DodoCredits,
+    DodoBalances,
+    DodoCustomers,
+    DodoWallets,
+    DodoProducts,
+    DodoSubscriptions,
+    DodoPlanChanges,
+    DodoUsage,
+)
 POOLS_NAMED_MAX: Final = 20
 """Pools that /readyz names when the books do not balance."""
 
@@ -48,10 +90,8 @@ def make_app(core: Core, *, ready: Callable[[], bool] = lambda: True) -> QuartTr
     app.config["MAX_CONTENT_LENGTH"] = core.config.http.body_bytes_max
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
     native = Family(core, tanso.render, Replays(core).once)
-    for handlers in (Events(core), Entitlements(core), Subscriptions(core), Usage(core)):
-        handlers.register(app, native)
-    for credits_ in (CreditModels(core), CreditSchedules(core), CreditAdmin(core), Credits(core), Holds(core)):
-        credits_.register(app, native)
+    for native_handlers in NATIVE_HANDLERS:
+        native_handlers(core).register(app, native)
     _serve_operations(app, core, ready)
     app.before_request(_refuse_too_large)
     _answer_errors(app, native, _serve_dialects(app, core))

@@ -1,6 +1,5 @@
 """Credits as the operator moves them over the native API: pools, grants, deductions, reversals (CONTRACTS 1.7)."""
 
-from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, Final
 
@@ -20,15 +19,14 @@ from tallyd.api.credit_views import admin_grant_view, admin_pool_view, alert_vie
 from tallyd.api.http import tanso
 from tallyd.api.http.credit_models import change_model
 from tallyd.api.http.credit_schedules import CREDITS
-from tallyd.api.http.family import Family, body_bytes, whole_parameter
+from tallyd.api.http.family import Family, body_bytes, decimal_parameter, whole_parameter
 from tallyd.api.http.replays import request_key
 from tallyd.api.wire import Decoder
 from tallyd.core import Core
-from tallyd.engine.credits.giving import conflict
 from tallyd.engine.events import check_identifier
 from tallyd.model.credits import Pool, PoolStatus
 from tallyd.model.customer import CustomerRef
-from tallyd.model.problems import invalid, not_found
+from tallyd.model.problems import invalid
 from tallyd.store import credit_rows, event_rows
 
 NUMBER_MAX: Final = 2**62
@@ -58,8 +56,6 @@ class CreditAdmin:
         family.route(app, f"{CREDITS}/deductions", "POST", "admin", self.deduct)
         family.route(app, f"{CREDITS}/transactions/<entry_id>", "GET", "read", self.explain)
         family.route(app, f"{CREDITS}/transactions/<entry_id>/reverse", "POST", "admin", self.reverse)
-        for method in ("POST", "DELETE"):
-            family.route(app, f"{CREDITS}/models/<name>/plans/<plan>", method, "admin", self.include)
         family.route(app, f"{tanso.MONETIZATION}/outbox", "GET", "read", self.outbox)
 
     # Pools
@@ -110,7 +106,7 @@ class CreditAdmin:
     async def link(self, pool_id: str, subscription_id: str) -> Response:
         """Let a pool serve a subscription, or change how it does: 201."""
         priority = request.args.get("drawPriority")
-        limit = _amount_parameter("drawLimit")
+        limit = decimal_parameter("drawLimit")
         ref, pool = await crediting.pool_now(self._core, pool_id)
         link = await crediting.link(
             self._core,
@@ -145,18 +141,6 @@ class CreditAdmin:
         """Explain a transaction."""
         return tanso.success(await credit_requests.explain(self._core, entry_id))
 
-    async def include(self, name: str, plan: str) -> Response:
-        """Refuse to change what a plan includes: the catalog says it."""
-        model = self._core.catalogue.credits.find(name)
-        if model is None or model.deleted_at is not None:
-            raise not_found(f"there is no credit model {name!r}")
-        if plan not in self._core.catalogue.listed:
-            raise not_found(f"there is no plan {plan!r}")
-        raise conflict(
-            f"plans are kept in the catalog file: write [[plans.credits]] with credit_model = {model.key!r}"
-            f" under {plan!r} there, then reload it"
-        )
-
     async def outbox(self) -> Response:
         """List alerts in order; go on with `after` = the last one's number."""
         after = whole_parameter("after", 0, most=NUMBER_MAX)
@@ -186,13 +170,3 @@ def _priority(text: str) -> int:
     except msgspec.ValidationError:
         raise invalid("drawPriority", "must be a whole number") from None
     return check_priority("drawPriority", value)
-
-
-def _amount_parameter(name: str) -> Decimal | None:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise invalid(name, "must be a number") from None

@@ -25,16 +25,16 @@ from tallyd.api.wire import Decoder
 from tallyd.core import Core
 from tallyd.engine.account import Account
 from tallyd.engine.credits.burning import serving
-from tallyd.engine.credits.passing import as_of
 from tallyd.engine.events import check_identifier, check_number
-from tallyd.model.credit_entries import Cause, Entry, EntryKind
+from tallyd.engine.passing import as_of
 from tallyd.model.credits import GrantTerms, GrantType, Pool
 from tallyd.model.customer import CustomerRef, RefKind
 from tallyd.model.event import event_uuid
+from tallyd.model.ledger_entries import Cause, Entry, EntryKind
 from tallyd.model.moments import LATEST_US, iso, parse_iso
 from tallyd.model.money import floor_to
 from tallyd.model.problems import Code, ProblemError, invalid, not_found
-from tallyd.store import credit_rows, event_rows
+from tallyd.store import credit_rows, event_rows, subscription_rows
 from tallyd.store.catalog_rows import StoredCreditModel
 from tallyd.store.credit_rows import EntryQuery
 
@@ -110,7 +110,7 @@ class DodoBalances:
         views = []
         for pool in pools:
             account = await self._core.directory.account(CustomerRef(RefKind.ID, ids[pool.customer]))
-            now = as_of(account, self._core.clock.now()).pool(pool.number)
+            now = as_of(account, self._core.clock.of(account.customer.id)).pool(pool.number)
             views.append(balance_view(now, model.id, dodo_id(account.customer)))
         return dodo.items(views)
 
@@ -124,7 +124,7 @@ class DodoBalances:
         _, account = await find_customer(self._core, customer)
         seen: set[str] = set()
         views = []
-        for pool in as_of(account, self._core.clock.now()).all_pools():
+        for pool in as_of(account, self._core.clock.of(account.customer.id)).all_pools():
             model = self._core.catalogue.credits.find(pool.model.key)
             if model is None or pool.archived or model.key in seen:
                 continue
@@ -139,7 +139,7 @@ class DodoBalances:
 
     async def of_subscription(self, subscription: str) -> Response:
         """Return what credits may pay for a subscription's usage, and how much overage is left (F10)."""
-        known = await self._core.books.read(partial(event_rows.subscriptions_by_id, ids=[subscription]))
+        known = await self._core.books.read(partial(subscription_rows.subscriptions_by_id, ids=[subscription]))
         if subscription not in known:
             raise not_found(f"there is no subscription {subscription!r}")
         owner = known[subscription].customer
@@ -154,7 +154,7 @@ class DodoBalances:
         return answer({"subscription_id": subscription, "items": views})
 
     def _paying(self, account: Account, subscription: str) -> list[Pool]:
-        draft = as_of(account, self._core.clock.now())
+        draft = as_of(account, self._core.clock.of(account.customer.id))
         numbers: set[int] = set()
         for each in account.enrolments:
             if each.subscription.id == subscription:
@@ -167,7 +167,7 @@ class DodoBalances:
     async def _find(self, name: str, customer: str) -> Found:
         model = find_any(self._core, name)
         ref, account = await find_customer(self._core, customer)
-        pools = as_of(account, self._core.clock.now()).all_pools()
+        pools = as_of(account, self._core.clock.of(account.customer.id)).all_pools()
         mine = (pool for pool in pools if pool.model.key == model.key and not pool.archived)
         return Found(model, ref, dodo_id(account.customer), account, next(mine, None))
 

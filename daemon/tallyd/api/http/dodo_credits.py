@@ -274,6 +274,8 @@ def _overage(sent: EntitlementInput) -> Overage:
 
 def _as_sent(sent: EntitlementInput) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(sent)
+    if sent.price_per_unit is not None:
+        fields["price_per_unit"] = plain(sent.price_per_unit)  # str() may write an exponent
     return {name: value for name, value in fields.items() if value is not None}
 
 

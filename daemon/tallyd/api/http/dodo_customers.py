@@ -73,16 +73,10 @@ class DodoCustomers:
         """Make a customer: 200 with a new id, also where another one has the e-mail address."""
         with dodo.refusing(dodo.INVALID_BODY):
             sent: CustomerInput = _decode(await body_bytes())
-            _check(msgspec.structs.asdict(sent))
+            check_fields(msgspec.structs.asdict(sent))
         if sent.metadata is not None:
             check_metadata(sent.metadata)
-        reference = PREFIX + new_uuid().replace("-", "")
-        fields = msgspec.structs.asdict(sent)
-        profile = {name: fields[field] for field, name in _PROFILE.items() if fields[field] is not None}
-        message = Introduce(_encode_profile({"customerReferenceId": reference, **profile}).decode())
-        await self._core.intake.ask(CustomerRef(RefKind.REFERENCE, reference), message)
-        assert message.customer is not None, "a customer was made"
-        return answer(self._view(message.customer))
+        return answer(self._view(await make_customer(self._core, sent)))
 
     async def list_customers(self) -> Response:
         """List customers, newest first, by e-mail address, part of the name and time of creation."""
@@ -113,7 +107,7 @@ class DodoCustomers:
             for name in ("name", "email"):
                 if name in changed and changed[name] is None:
                     raise invalid(name, "cannot be cleared")
-            _check(changed)
+            check_fields(changed)
         if changed.get("metadata") is not None:
             check_metadata(changed["metadata"])
         ref, _ = await find_customer(self._core, customer)
@@ -124,6 +118,17 @@ class DodoCustomers:
 
     def _view(self, customer: Customer) -> dict[str, Any]:
         return customer_view(customer, self._core.config.account.business_id)
+
+
+async def make_customer(core: Core, sent: CustomerInput) -> Customer:
+    """Make a customer of what was sent and checked, with a new id."""
+    reference = PREFIX + new_uuid().replace("-", "")
+    fields = msgspec.structs.asdict(sent)
+    profile = {name: fields[field] for field, name in _PROFILE.items() if fields[field] is not None}
+    message = Introduce(_encode_profile({"customerReferenceId": reference, **profile}).decode())
+    await core.intake.ask(CustomerRef(RefKind.REFERENCE, reference), message)
+    assert message.customer is not None, "a customer was made"
+    return message.customer
 
 
 async def find_customer(core: Core, name: str) -> tuple[CustomerRef, Account]:
@@ -153,7 +158,12 @@ def dodo_id(customer: Customer) -> str:
     return customer.label
 
 
-def _check(fields: dict[str, Any]) -> None:
+def check_fields(fields: dict[str, Any]) -> None:
+    """Check what is said of a customer, by Dodo's names.
+
+    Raises:
+        ProblemError: names the field.
+    """
     for name in ("name", "email", "phone_number"):
         if fields.get(name) is not None:
             check_identifier(name, fields[name])

@@ -20,9 +20,9 @@ from tallyd.api.http import dodo
 from tallyd.api.http.family import Family, answer, body_bytes, instant_parameter
 from tallyd.api.wire import Decoder
 from tallyd.core import Core
-from tallyd.engine.account import EventRow
 from tallyd.engine.events import decode_body
 from tallyd.engine.metering import CompiledMeter
+from tallyd.engine.rows import EventRow
 from tallyd.model.event import EventBody, Source
 from tallyd.model.moments import HOUR_US, MINUTE_US, iso
 from tallyd.model.problems import Code, Problem, ProblemError, invalid, not_found

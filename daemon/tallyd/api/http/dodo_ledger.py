@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from tallyd.model.credit_entries import Cause, Entry, EntryKind, text
 from tallyd.model.credits import Grant, GrantType, Pool
 from tallyd.model.event import event_uuid
+from tallyd.model.ledger_entries import Cause, Entry, EntryKind, text
 from tallyd.model.moments import iso
 from tallyd.model.money import ZERO, tidy
 from tallyd.store.catalog_rows import StoredCreditModel
@@ -27,7 +27,7 @@ TRANSACTION_TYPES: Final[Mapping[str, tuple[EntryKind, tuple[Cause, ...]]]] = {
     "credit_expired": (EntryKind.EXPIRATION, _GONE),
     "rollover_forfeited": (EntryKind.EXPIRATION, (Cause.FORFEIT,)),
     "credit_rolled_over": (EntryKind.ADJUSTMENT, (Cause.ROLLOVER,)),
-    "overage_charged": (EntryKind.ADJUSTMENT, (Cause.OVERAGE_CHARGED,)),
+    "overage_charged": (EntryKind.ADJUSTMENT, (Cause.OVERAGE_CHARGED, Cause.OVERAGE_BACK)),
     "overage_reset": (EntryKind.ADJUSTMENT, (Cause.OVERAGE_FORGIVEN, Cause.OVERAGE_REPAID)),
     "manual_adjustment": (EntryKind.ADJUSTMENT, (Cause.MANUAL,)),
     "refund": (EntryKind.REVERSAL, ()),

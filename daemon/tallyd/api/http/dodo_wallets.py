@@ -20,12 +20,12 @@ from tallyd.api.http.family import Family, answer, body_bytes
 from tallyd.api.wire import Decoder
 from tallyd.core import Core
 from tallyd.engine.account import Account
-from tallyd.engine.credits.passing import as_of
 from tallyd.engine.events import IDENTIFIER_CHARACTERS_MAX, check_identifier
+from tallyd.engine.passing import as_of
 from tallyd.model.catalog import CreditModel
-from tallyd.model.credit_entries import Cause, Entry, EntryKind
 from tallyd.model.credits import GrantTerms, GrantType, Pool
 from tallyd.model.event import event_uuid
+from tallyd.model.ledger_entries import Cause, Entry, EntryKind
 from tallyd.model.moments import iso
 from tallyd.model.money import ZERO, currency_exponent, currency_problem, floor_to
 from tallyd.model.problems import Code, ProblemError, invalid
@@ -120,7 +120,7 @@ class DodoWallets:
         return answer(wallet_view(moved.pool, dodo_id(account.customer)))
 
     def _wallets(self, account: Account) -> list[Pool]:
-        pools = as_of(account, self._core.clock.now()).all_pools()
+        pools = as_of(account, self._core.clock.of(account.customer.id)).all_pools()
         return [pool for pool in pools if is_wallet(pool) and not pool.archived]
 
 

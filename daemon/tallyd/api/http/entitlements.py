@@ -9,6 +9,7 @@ from tallyd.api.http.family import Family, body_bytes, flag_parameter
 from tallyd.clock import new_uuid
 from tallyd.core import Core
 from tallyd.engine import entitlements
+from tallyd.engine.passing import current
 
 
 class Entitlements:
@@ -37,7 +38,8 @@ class Entitlements:
     async def list(self, reference: str) -> Response:
         """List what each active subscription allows now."""
         account = await entitling.known_account(self._core, entitling.by_reference(reference))
-        now = self._core.clock.now()
+        now = self._core.clock.of(account.customer.id)
+        account = current(account, now)
         items = [
             {
                 "subscriptionId": each.subscription.id,
@@ -46,7 +48,7 @@ class Entitlements:
                     for key in each.plan.features
                 ],
             }
-            for each in account.enrolments
-            if each.subscription.active_at(now)
+            for each in account.phases_at(now)
+            if each.active_at(now)
         ]
         return tanso.success(tanso.listed(items))

@@ -11,6 +11,7 @@ from quart_trio import QuartTrio
 from tallyd.actors.intake import Request
 from tallyd.actors.messages import Accepted, Duplicate, Refused
 from tallyd.api import commands, entitling
+from tallyd.api.billing_voids import voided_view
 from tallyd.api.credit_views import transaction_view
 from tallyd.api.http import tanso
 from tallyd.api.http.family import (
@@ -23,10 +24,10 @@ from tallyd.api.http.family import (
 )
 from tallyd.api.http.replays import BATCH_KEY_SPACE, KEY_SPACE, transport_key
 from tallyd.core import Core
-from tallyd.engine.account import ChargeRow, EventRow
 from tallyd.engine.events import decode_body
-from tallyd.model.credit_entries import TRANSACTIONS
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.model.event import EventBody, Source, event_number, event_uuid
+from tallyd.model.ledger_entries import TRANSACTIONS
 from tallyd.model.moments import iso
 from tallyd.model.problems import ProblemError, not_found
 from tallyd.store import credit_rows, event_rows
@@ -112,6 +113,7 @@ class Events:
         view["charges"] = [self._explained(charge) for charge in charges.get(row.id, [])]
         entries = await self._core.books.read(partial(credit_rows.entries_of_event, event=row.id))
         view["credits"] = [transaction_view(entry) for entry in entries if entry.kind in TRANSACTIONS]
+        view.update(voided_view(entries))
         if row.cost_version is not None:
             content = await self._core.books.read(
                 partial(event_rows.price_version_content, version=row.cost_version)

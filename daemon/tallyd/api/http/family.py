@@ -1,6 +1,7 @@
 """A family of endpoints: how it answers, and how it says no. One error shape each, in one place."""
 
 from collections.abc import Awaitable, Callable
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, Final
 
@@ -137,6 +138,21 @@ def whole_parameter(name: str, default: int, *, least: int = 0, most: int) -> in
     if not least <= value <= most:
         raise invalid(name, f"must be {least} to {most}")
     return value
+
+
+def decimal_parameter(name: str) -> Decimal | None:
+    """Read a number from the query, every digit kept; whether it can be kept is for others to check.
+
+    Raises:
+        ProblemError: not a number.
+    """
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise invalid(name, "must be a number") from None
 
 
 def instant_parameter(name: str) -> int | None:

@@ -25,15 +25,16 @@ from tallyd.api.http.family import STATUS, Family, answer, body_bytes, whole_par
 from tallyd.api.wire import Decoder
 from tallyd.clock import new_key
 from tallyd.core import Core
-from tallyd.engine.account import EventRow
-from tallyd.engine.events import check_identifier, decode_body, id_ref, read_event
+from tallyd.engine.events import check_identifier, customer_ref, decode_body, id_ref, read_event
+from tallyd.engine.rating import PricedPlan
+from tallyd.engine.rows import EventRow
 from tallyd.model.customer import CustomerRef, RefKind
 from tallyd.model.event import EventBody, Source, UsageEvent, event_number, event_uuid
 from tallyd.model.moments import iso, parse_iso
 from tallyd.model.money import plain
 from tallyd.model.problems import Code, Problem, ProblemError, invalid, not_found
 from tallyd.model.subscription import Subscription
-from tallyd.store import event_rows
+from tallyd.store import event_rows, subscription_rows
 from tallyd.store.event_rows import EventQuery
 
 ROOT: Final = "/api/v1"
@@ -117,8 +118,8 @@ class Retempo:
             account = self._core.directory.resident(ref) or await self._core.directory.account(ref)
             for each in account.enrolments:
                 subscription = each.subscription
-                if (subscription.id, subscription.plan_key) == (subscription_id, service_id):
-                    if not subscription.active_at(self._core.clock.now()):
+                if (subscription.id, each.plan.key) == (subscription_id, service_id):
+                    if not each.active_at(self._core.clock.of(account.customer.id)):
                         raise ProblemError(Problem(code=Code.VALIDATION_FAILED, message=NOT_ACTIVE))
                     return Target(user_id, ref, subscription)
         raise not_found(NO_SUBSCRIPTION)
@@ -141,7 +142,7 @@ class Retempo:
                 source=Source.RETEMPO,
                 key=key,
                 new_key=new_key,
-                now=self._core.clock.now(),
+                now=self._core.clock.of(target.ref.customer_id()),
                 feature_named=self._feature_named,
                 key_space=target.subscription.id,
             )
@@ -175,13 +176,15 @@ class Retempo:
 
     async def _views(self, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
         ids = {row.key_space for row in rows}
-        subscriptions = await self._core.books.read(partial(event_rows.subscriptions_by_id, ids=ids))
+        subscriptions = await self._core.books.read(partial(subscription_rows.subscriptions_by_id, ids=ids))
         return [self._view(row, subscriptions[row.key_space]) for row in rows]
 
     def _view(self, row: EventRow, subscription: Subscription) -> dict[str, Any]:
-        plan = self._core.catalogue.plans[subscription.plan_key, subscription.plan_version]
-        active = subscription.active_at(self._core.clock.now())
-        return event_view(row, subscription, plan.name, active=active)
+        phase = subscription.phase_at(row.occurred_at)
+        plan = self._core.catalogue.plans[phase.plan_key, phase.plan_version]
+        owner = customer_ref(decode_body(row.body)).customer_id()
+        active = subscription.active_at(self._core.clock.of(owner))
+        return event_view(row, subscription, plan, active=active)
 
 
 def render(problem: Problem) -> tuple[int, Any]:
@@ -250,10 +253,10 @@ def quantity(value: Any) -> Decimal:
     return number
 
 
-def event_view(row: EventRow, subscription: Subscription, service_name: str, *, active: bool) -> dict[str, Any]:
+def event_view(row: EventRow, subscription: Subscription, plan: PricedPlan, *, active: bool) -> dict[str, Any]:
     """Return an event as Retempo shows it, with the least that can be said of what it belongs to."""
     body = decode_body(row.body)
-    service_id, user_id = subscription.plan_key, body.customer_reference_id or body.customer_id
+    service_id, user_id = plan.key, body.customer_reference_id or body.customer_id
     status = "ACTIVE" if active else "EXPIRED"
     return {
         "id": event_uuid(row.id),
@@ -265,7 +268,7 @@ def event_view(row: EventRow, subscription: Subscription, service_name: str, *, 
         "quantity": plain(body.usage_units or Decimal(0)),
         "occurredAt": iso(row.occurred_at),
         "createdAt": iso(row.received_at),
-        "service": {"id": service_id, "name": service_name},
+        "service": {"id": service_id, "name": plan.name},
         "subscription": {
             "id": subscription.id,
             "serviceId": service_id,

@@ -24,6 +24,7 @@ def page(items: list[Any], *, total: int, limit: int, offset: int) -> dict[str, 
 
 
 PAGE_MAX: Final = 500
+OFFSET_MAX: Final = 10_000_000
 
 
 def listed(items: list[Any]) -> dict[str, Any]:

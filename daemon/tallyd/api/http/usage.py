@@ -7,20 +7,14 @@ import msgspec
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from tallyd.actors.messages import Introduce
 from tallyd.actors.worker import all_inline
 from tallyd.api import entitling
-from tallyd.api.credit_views import pool_view
 from tallyd.api.http import tanso
-from tallyd.api.http.family import Family, body_bytes, instant_parameter, whole_parameter
-from tallyd.api.subscribing import subscription_view
-from tallyd.api.wire import Decoder
+from tallyd.api.http.family import Family, instant_parameter, whole_parameter
 from tallyd.core import Core
 from tallyd.engine import statements
 from tallyd.engine.account import Account
-from tallyd.engine.credits.passing import as_of
-from tallyd.engine.events import check_identifier
-from tallyd.model.customer import Customer
+from tallyd.engine.passing import as_of
 from tallyd.model.moments import HOUR_US, hour_of, iso
 from tallyd.model.periods import calendar_month
 from tallyd.model.problems import invalid, unavailable
@@ -30,24 +24,8 @@ PAGE_MAX: Final = 1_000
 GROUPS: Final = get_args(GroupBy)
 
 
-class CustomerInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Body of POST /customers."""
-
-    customer_reference_id: str
-    email: str | None = None
-    first_name: str | None = None
-    last_name: str | None = None
-    phone_number: str | None = None
-    address: dict[str, Any] | None = None
-
-
-_decode_customer = Decoder(CustomerInput)
-_encode_profile = msgspec.json.Encoder(order="deterministic").encode
-_decode_profile = msgspec.json.Decoder(dict[str, Any]).decode
-
-
 class Usage:
-    """Handlers of `/api/v1/client/customers` and `/api/v1/analytics`."""
+    """Handlers of what customers have used, and of `/api/v1/analytics`."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -55,35 +33,9 @@ class Usage:
     def register(self, app: QuartTrio, family: Family) -> None:
         """Serve them."""
         path = f"{tanso.CLIENT}/customers"
-        family.route(app, path, "POST", "admin", self.create_customer)
-        family.route(app, f"{path}/<reference>", "GET", "read", self.customer)
         family.route(app, f"{path}/<reference>/usage", "GET", "read", self.usage)
         family.route(app, f"{path}/<reference>/charges", "GET", "read", self.charges)
         family.route(app, f"{tanso.ANALYTICS}/usage", "GET", "read", self.analytics)
-
-    async def create_customer(self) -> Response:
-        """Make a customer known before its first event: 201, 409 when it is known."""
-        body: CustomerInput = _decode_customer(await body_bytes())
-        ref = entitling.by_reference(body.customer_reference_id)
-        for field in ("email", "first_name", "last_name", "phone_number"):
-            value = getattr(body, field)
-            if value is not None:
-                check_identifier(field, value)
-        message = Introduce(_encode_profile(body).decode())
-        await self._core.intake.ask(ref, message)
-        assert message.customer is not None, "a customer was made"
-        return tanso.success(customer_view(message.customer), 201)
-
-    async def customer(self, reference: str) -> Response:
-        """Return a customer and its subscriptions."""
-        account = await entitling.known_account(self._core, entitling.by_reference(reference))
-        now = self._core.clock.now()
-        view = customer_view(account.customer)
-        view["subscriptions"] = [
-            subscription_view(each.subscription, each.plan, now) for each in account.enrolments
-        ]
-        view["creditPools"] = [pool_view(pool) for pool in as_of(account, now).all_pools()]
-        return tanso.success(view)
 
     async def usage(self, reference: str) -> Response:
         """Return usage against limits, now or in the period that contains `at`."""
@@ -99,7 +51,7 @@ class Usage:
 
     def _pools(self, account: Account) -> list[dict[str, Any]]:
         """Return the pools that are open now, with how fast they are used and what a credit costs to buy."""
-        now, prices = self._core.clock.now(), self._core.catalogue.credits.prices
+        now, prices = self._core.clock.of(account.customer.id), self._core.catalogue.credits.prices
         views = []
         for pool in as_of(account, now).all_pools():
             if not pool.archived:
@@ -130,8 +82,11 @@ class Usage:
 
     async def _account_at(self, reference: str) -> tuple[Account, int]:
         at = instant_parameter("at")
-        account = await entitling.known_account(self._core, entitling.by_reference(reference))
-        return account, self._core.clock.now() if at is None else at
+        ref = entitling.by_reference(reference)
+        account = await entitling.known_account(self._core, ref)
+        if at is not None and at < account.counters_from:
+            account = await self._core.directory.account_since(ref, at)
+        return account, self._core.clock.of(account.customer.id) if at is None else at
 
     async def analytics(self) -> Response:
         """Sum units, cost, revenue and margin by group; whole UTC hours, the range is widened to them.
@@ -168,17 +123,3 @@ def _group_by(text: str) -> GroupBy:
         raise invalid("groupBy", f"must be one of {', '.join(GROUPS)}") from None
     else:
         return group_by
-
-
-def customer_view(customer: Customer) -> dict[str, Any]:
-    """Return a customer as clients see it."""
-    profile = _decode_profile(customer.profile) if customer.profile else {}
-    return {
-        **profile,
-        "id": customer.id,
-        "customerReferenceId": customer.reference,
-        "stripeCustomerId": customer.stripe_id,
-        "createdAt": iso(customer.created_at),
-        "subscriptions": [],
-        "creditPools": [],
-    }

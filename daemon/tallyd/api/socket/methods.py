@@ -9,9 +9,12 @@ import msgspec
 from tallyd import __version__
 from tallyd.actors.messages import Rerate
 from tallyd.api import commands, consuming, entitling
+from tallyd.api.checkout import with_checkout
 from tallyd.api.entitling import EntitlementView
+from tallyd.api.socket.billing_methods import BillingMethods
 from tallyd.api.socket.credit_methods import CreditMethods
 from tallyd.api.subscribing import subscribe
+from tallyd.api.whatif import WhatIfs
 from tallyd.api.wire import Decoder
 from tallyd.clock import new_uuid
 from tallyd.core import Core
@@ -65,7 +68,9 @@ class Methods:
             "keys.create": ("admin", self.create_key),
             "catalog.reload": ("admin", self.reload),
             "rerate": ("admin", self.rerate),
+            "whatif": ("admin", WhatIfs(core).answer),
             **CreditMethods(core).table,
+            **BillingMethods(core).table,
         }
 
     def check_at_once(self, params: msgspec.Raw) -> EntitlementView | None:
@@ -121,7 +126,7 @@ class Methods:
 
     async def subscribe(self, params: msgspec.Raw) -> Any:
         """Put a customer on a plan, as HTTP does."""
-        return await subscribe(self._core, params)
+        return await with_checkout(self._core, await subscribe(self._core, params))
 
     async def create_key(self, params: msgspec.Raw) -> Any:
         """Make an API key and return it, once."""

@@ -8,29 +8,40 @@ checked under a guard: damage is a finding that names the row, and the next row 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from tallyd.engine import chain
-from tallyd.engine.account import ChargeRow, Counter, CounterKey, EventRow, RerateRow, RollupDelta, RollupKey
+from tallyd.engine.audit.access import Access
+from tallyd.engine.audit.base_lines import BasePrices
 from tallyd.engine.audit.basis import Basis
 from tallyd.engine.audit.charges import ChargeAudit
+from tallyd.engine.audit.counters import Counters
 from tallyd.engine.audit.credits import CreditAudit
 from tallyd.engine.audit.deductions import Paid
+from tallyd.engine.audit.dues import DueAudit
+from tallyd.engine.audit.entry_form import OF_BILLING, check_form, details_of
 from tallyd.engine.audit.findings import Finding, Findings
+from tallyd.engine.audit.followups import FollowUps
+from tallyd.engine.audit.invoice_lines import LineAudit
+from tallyd.engine.audit.invoices import InvoiceAudit
 from tallyd.engine.audit.rerates import RerateAudit
 from tallyd.engine.audit.rollups import RollupSums
+from tallyd.engine.audit.subscriptions import SubscriptionAudit
+from tallyd.engine.audit.voids import VoidAudit
 from tallyd.engine.audit.wallet import Shelf
 from tallyd.engine.counting import main_feature
 from tallyd.engine.rating import NoPrice
 from tallyd.engine.rerating import event_of
-from tallyd.model.credit_entries import Entry
+from tallyd.engine.rows import ChargeRow, EventRow, RerateRow, RollupDelta, RollupKey
 from tallyd.model.event import UsageEvent
+from tallyd.model.ledger_entries import Entry, EntryKind
 from tallyd.model.money import ZERO, plain
+from tallyd.model.subscription import Subscription
 
 _Chained = EventRow | RerateRow | Entry
-_NAMES: Final = {EventRow: "event", Entry: "credit entry"}
+_NAMES: Final = {EventRow: "event", Entry: "ledger entry"}
 
 
 class _Ledger:
@@ -43,18 +54,23 @@ class _Ledger:
 
 
 class Auditor:
-    """Give it events and credit entries in order of their ids, then what the books say; it reports what is wrong.
+    """Give it events and ledger entries in order of their ids, then what the books say; it reports what is wrong.
 
     Args:
-        basis: customers, plans, subscriptions, price versions and weights.
+        basis: customers, plans, price versions and weights.
         rerates: re-ratings by customer, in order of position.
         findings: where it reports.
-        shelf: rows that the replay of credits looks up.
+        shelf: rows that the replay looks up.
 
     Attributes:
+        counters: what the replay has made of counters.
         credits: the audit of pools, grants, links and holds.
+        subscriptions: the audit of subscriptions.
+        invoices: the audit of invoices.
+        dues: the audit of what falls due.
         events: events seen.
         charges: charges seen.
+        entries: ledger entries seen.
     """
 
     def __init__(
@@ -68,13 +84,27 @@ class Auditor:
         self._findings = findings
         self._waiting = dict(rerates)
         self._ledgers: dict[int, _Ledger] = {}
-        self._charges = ChargeAudit(basis, findings)
+        self._follow_ups = FollowUps(findings)
+        self.counters = Counters(findings)
+        self._charges = ChargeAudit(basis, self.counters, findings)
         self._rollups = RollupSums()
         every = (row for rows in rerates.values() for row in rows)
         self._rerates = RerateAudit(every, basis, self._charges, self._rollups, findings)
-        self.credits = CreditAudit(basis, findings, shelf)
-        self.events = 0
-        self.charges = 0
+        books = (basis, self.counters)
+        self._voids = VoidAudit(*books, self._rollups, self._rerates, self._follow_ups, findings, shelf)
+        self.credits = CreditAudit(basis, self._follow_ups, findings, shelf)
+        self._follow_billing(findings, shelf)
+        self.dues = DueAudit(self.subscriptions, findings)
+        self.events = self.charges = self.entries = 0
+
+    def _follow_billing(self, findings: Findings, shelf: Shelf | None) -> None:
+        basis, follow_ups, credit = self._basis, self._follow_ups, self.credits
+        prices, lines = BasePrices(basis), LineAudit(basis, self.counters, follow_ups, findings)
+        self._access = Access(basis, prices, lines, credit.allocations, credit.wallet, follow_ups)
+        self.subscriptions = SubscriptionAudit(
+            basis, self.counters, prices, lines, self._access, follow_ups, findings
+        )
+        self.invoices = InvoiceAudit(basis, prices, lines, self._access, follow_ups, findings, shelf)
 
     # Events and entries
 
@@ -92,13 +122,39 @@ class Auditor:
             self._event(row, charges, caused)
 
     def entry(self, entry: Entry) -> None:
-        """Check one credit entry, and play it."""
-        place = ("credit entry", entry.id)
+        """Check one ledger entry, and play it."""
+        place = ("ledger entry", entry.id)
+        self.entries += 1
         with self._findings.guard(*place):
             ledger = self._reach(entry.customer, entry.position)
             self._extend(ledger, entry.customer, entry.position, entry, place)
+        self.dues.decided(entry.customer, entry.written_at)
         with self._findings.guard(*place):
-            self.credits.entry(entry)
+            check_form(entry, self._findings)
+            details = details_of(entry)
+            self._before(entry, details)
+            if entry.kind in OF_BILLING:
+                self._bill(entry, details)
+            else:
+                self.credits.entry(entry, details)
+
+    def _before(self, entry: Entry, details: Any) -> None:
+        """See that what must come before an entry has come."""
+        subject = details if isinstance(details, Subscription) else None
+        self._access.before(entry.customer, entry, subject)
+        self.credits.before(entry)
+        self._follow_ups.before(entry.customer, EntryKind(entry.kind))
+
+    def _bill(self, entry: Entry, details: Any) -> None:
+        kind = EntryKind(entry.kind)
+        if kind is EntryKind.SUBSCRIPTION:
+            self.subscriptions.entry(entry, details)
+        elif kind is EntryKind.INVOICE_MADE:
+            self.invoices.made(entry, details)
+        elif kind is EntryKind.INVOICE_CHANGED:
+            self.invoices.changed(entry, details)
+        else:
+            self._voids.entry(entry, details)
 
     def _reach(self, customer: int, position: int) -> _Ledger:
         """Return a customer's ledger, gone through its re-ratings up to a position."""
@@ -112,7 +168,9 @@ class Auditor:
         row, charges = self._rerates.as_first(row, charges)
         where = f"customer {row.customer} position {row.position}"
         self._extend(ledger, row.customer, row.position, row, ("ledger", where))
+        self.dues.decided(row.customer, row.received_at)
         with self._findings.guard("event", row.id):
+            self._close(row.customer)
             self.credits.event(row, charges)
         event = event_of(row)
         with self._findings.guard("event", row.id):
@@ -168,6 +226,8 @@ class Auditor:
             where = f"customer {rerate.customer} position {rerate.position}"
             self._extend(ledger, rerate.customer, rerate.position, rerate, ("ledger", where))
             self._rerates.rerate(rerate)
+            if rerate.event in self._voids.events:
+                self._findings.add("ledger", where, f"event {rerate.event} was voided before, and is priced again")
 
     # What the books say
 
@@ -177,17 +237,29 @@ class Auditor:
         del self._ledgers[customer]
         while held.rerates:
             self._rerate(held, held.rerates.popleft())
+        self._close(customer)
         self._findings.same("ledger", f"customer {customer}", "position", position, held.position)
         if link != held.chain:
             self._findings.add("ledger", f"customer {customer}", "the last hash is not that of its last row")
 
-    def counter(self, customer: int, key: CounterKey, stands: Counter) -> None:
-        """Check a counter. Ledgers come first: they bring the last re-ratings."""
-        self._charges.counter(customer, key, stands)
+    def _close(self, customer: int) -> None:
+        """See that all has come that must come after a customer's entries."""
+        with self._findings.guard("ledger", f"customer {customer}"):
+            self._access.before(customer, None)
+            self.credits.close(customer)
+            self._follow_ups.before(customer, None)
 
-    def seen_value(self, customer: int, key: CounterKey, value: str) -> None:
-        """Check a value that a `unique` meter has seen."""
-        self._charges.seen_value(customer, key, value)
+    def due(self, rows: Iterable[tuple[int, int]]) -> None:
+        """Check the rows of `dues`. Ledgers and links come before, subscriptions, pools and counters after."""
+        for life in self._basis.lives.values():
+            with self._findings.guard("subscription", life.state.number):
+                self.dues.life(life)
+        for held in self.credits.wallets():
+            self.dues.wallet(held)
+        for customer, due_at in rows:
+            with self._findings.guard("due", f"customer {customer}"):
+                self.dues.row(customer, due_at)
+        self.dues.finish()
 
     def rollup(self, key: RollupKey, stands: RollupDelta) -> None:
         """Check a roll-up row."""
@@ -203,7 +275,10 @@ class Auditor:
         for customer in (*self._ledgers, *self._waiting):
             self._findings.add("ledger", f"customer {customer}", "has events or entries but no ledger")
         self._rerates.finish()
-        self._charges.finish()
+        self.counters.finish()
+        self._follow_ups.finish()
+        self.subscriptions.finish()
+        self.invoices.finish()
         self.credits.finish()
         for rollup in self._rollups.left():
             self._findings.add("rollup", tuple(rollup), "is missing")

@@ -1,37 +1,41 @@
 """What the auditor holds events against: customers, plans, subscriptions and price versions."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from tallyd.engine.account import ChargeRow, EventRow
 from tallyd.engine.audit.findings import Findings
+from tallyd.engine.audit.lives import Life
 from tallyd.engine.costs import CostRule, CostSource, version_id
 from tallyd.engine.credits.prices import Price, price_id
 from tallyd.engine.credits.weights import NO_WEIGHTS, Weight, Weights, weight_id
 from tallyd.engine.events import customer_ref, decode_body
 from tallyd.engine.rating import PricedFeature, PricedPlan
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.model.customer import Customer, CustomerRef, RefKind
 from tallyd.model.event import Source, UsageEvent
 from tallyd.model.money import plain
 from tallyd.model.subscription import Subscription
 from tallyd.pricing.prices import TokenPrices
 
-_DAYS_MAX: Final = 31
-
 
 class Basis:
-    """Collects what events refer to, checking what can be checked of it alone. Plans come before subscriptions."""
+    """Collects what events refer to, checking what can be checked of it alone.
+
+    Attributes:
+        weights: what usage costs in credits.
+        lives: subscriptions by row number, as the ledger has led to so far.
+    """
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
         self._customers: dict[int, str] = {}
         self._plans: dict[tuple[str, int], PricedPlan] = {}
-        self._subscriptions: dict[int, Subscription] = {}
         self._prices: dict[int, CostRule | TokenPrices] = {}
         self._weights: list[Weight] = []
         self.weights = NO_WEIGHTS
+        self.lives: dict[int, Life] = {}
 
     def customer(self, customer: Customer) -> None:
         """Take a customer; its id must be the one that its names lead to."""
@@ -47,22 +51,8 @@ class Basis:
         self._plans[plan.key, plan.version] = plan
 
     def subscription(self, subscription: Subscription) -> None:
-        """Take a subscription; its plan and its customer must be there, and its periods be the plan's."""
-        number = subscription.number
-        self._subscriptions[number] = subscription
-        if not 1 <= subscription.anchor_day <= _DAYS_MAX:
-            self._findings.add(
-                "subscription", number, f"anchor_day {subscription.anchor_day} is no day of a month"
-            )
-        if subscription.customer not in self._customers:
-            self._findings.add("subscription", number, f"customer {subscription.customer} is gone")
-        plan = self._plans.get((subscription.plan_key, subscription.plan_version))
-        if plan is None:
-            name = f"{subscription.plan_key}@{subscription.plan_version}"
-            self._findings.add("subscription", number, f"plan {name} is gone")
-        else:
-            months = subscription.interval_months
-            self._findings.same("subscription", number, "interval_months", months, plan.interval_months)
+        """Take a subscription from books that knew no invoices: events may come before its first ledger entry."""
+        self.lives[subscription.number] = Life(subscription)
 
     def price_version(self, number: int, content: str) -> None:
         """Take a price version; its number must be its content's hash, and the content be readable."""
@@ -90,17 +80,19 @@ class Basis:
         """Say that all weights were given."""
         self.weights = Weights(self._weights)
 
-    def subscription_of(self, charge: ChargeRow) -> Subscription | None:
-        """Return the subscription a charge names."""
-        return self._subscriptions.get(charge.subscription)
-
     def subscription_numbered(self, number: int) -> Subscription | None:
-        """Return a subscription by its row number."""
-        return self._subscriptions.get(number)
+        """Return a subscription by its row number, as its latest entry has it."""
+        life = self.lives.get(number)
+        return None if life is None else life.state
 
-    def plan_of(self, subscription: Subscription) -> PricedPlan | None:
-        """Return the plan that a subscription is on."""
-        return self._plans.get((subscription.plan_key, subscription.plan_version))
+    def plan_named(self, key: str, version: int) -> PricedPlan | None:
+        """Return a version of a plan."""
+        return self._plans.get((key, version))
+
+    def plan_at(self, subscription: Subscription, moment: int) -> PricedPlan | None:
+        """Return the plan that a subscription is on at an instant."""
+        phase = subscription.phase_at(moment)
+        return self._plans.get((phase.plan_key, phase.plan_version))
 
     def knows(self, customer: int) -> bool:
         """Whether there is such a customer."""
@@ -145,23 +137,29 @@ class Basis:
                 where = f"event {row.id} feature {charge.feature}"
                 self._findings.add("charge", where, "the event is on no subscription")
             return
-        subscription = self._subscriptions.get(row.subscription)
-        if subscription is None:
-            self._findings.add("event", row.id, f"subscription {row.subscription} is gone")
+        life = self.lives.get(row.subscription)
+        if life is None:
+            self._findings.add("event", row.id, f"subscription {row.subscription} is gone, or was made later")
             return
-        self._check_covers(subscription, row)
-        plan = self._plans.get((subscription.plan_key, subscription.plan_version))
+        self._check_covers(life.state, row)
+        plan = self.plan_at(life.state, row.occurred_at)
         if plan is None:
             self._findings.add("event", row.id, f"the plan of subscription {row.subscription} is gone")
             return
         self._findings.same("event", row.id, "currency", row.currency, plan.currency)
-        stand, should = (
-            sorted(charge.feature for charge in charges),
-            sorted(feature.key for feature in plan.counted_by(event)),
-        )
+        counting = plan.counted_by(event)
+        stand, should = sorted(charge.feature for charge in charges), sorted(each.key for each in counting)
         if stand != should:
             message = f"{stand} are charged, but the plan counts the event in {should}"
             self._findings.add("charge", f"event {row.id}", message)
+        self._check_late(life, row, [each.key for each in counting if each.late_events == "refuse"])
+
+    def _check_late(self, life: Life, row: EventRow, refusing: list[str]) -> None:
+        """Check that a feature which takes no late events has none."""
+        renewed_to = life.state.renewed_to
+        late = life.entered and row.occurred_at < renewed_to
+        if late and refusing and life.segment_at(row.occurred_at).end <= renewed_to:
+            self._findings.add("event", row.id, f"its period was over, and {refusing} take no late events")
 
     def _check_covers(self, subscription: Subscription, row: EventRow) -> None:
         where = f"event {row.id} subscription {subscription.number}"
@@ -180,10 +178,12 @@ class Basis:
         same("charge", where, "customer", charge.customer, row.customer)
         same("charge", where, "subscription", charge.subscription, row.subscription)
         same("charge", where, "currency", charge.currency, row.currency)
-        subscription = self._subscriptions.get(charge.subscription)
-        if subscription is not None:
-            same("charge", where, "plan_key", charge.plan_key, subscription.plan_key)
-            same("charge", where, "plan_version", charge.plan_version, subscription.plan_version)
+        life = self.lives.get(charge.subscription)
+        if life is not None:
+            phase = life.state.phase_at(row.occurred_at)
+            same("charge", where, "plan_key", charge.plan_key, phase.plan_key)
+            same("charge", where, "plan_version", charge.plan_version, phase.plan_version)
+            same("charge", where, "period_start", charge.period_start, life.segment_at(row.occurred_at).start)
 
 
 def _read_basis(content: str) -> CostRule | TokenPrices:

@@ -1,91 +1,90 @@
-"""The auditor's own counters: what each charge should be, and what its counters are after it."""
+"""The auditor's own charges: what each should be, and what it makes of its counters."""
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
 import msgspec
 
 from tallyd.engine import rating
-from tallyd.engine.account import EMPTY, LIFETIME, ChargeRow, Counter, CounterKey, EventRow
 from tallyd.engine.audit.basis import Basis
-from tallyd.engine.audit.deductions import Billed, Paid
+from tallyd.engine.audit.counters import Counters, counted, paid, rated
+from tallyd.engine.audit.deductions import Billed, Deduction, Paid
 from tallyd.engine.audit.findings import Findings
+from tallyd.engine.counters import LIFETIME, Counter, CounterKey
 from tallyd.engine.counting import bearer_of_sent, is_capped
 from tallyd.engine.metering import difference
 from tallyd.engine.rating import NoPrice, PricedFeature
 from tallyd.engine.rerating import RatedCharge
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.model.event import UsageEvent
 from tallyd.model.money import ZERO, plain
 
-_decode_quantity: Final = msgspec.json.Decoder(dict[str, Decimal]).decode
-_Owned = tuple[int, CounterKey]
+decode_quantity: Final = msgspec.json.Decoder(dict[str, Decimal]).decode
 
 
 class ChargeAudit:
-    """Recounts charges in the order of their events, and keeps the counters and seen values that follow."""
+    """Recounts charges in the order of their events, and moves the counters."""
 
-    def __init__(self, basis: Basis, findings: Findings) -> None:
+    def __init__(self, basis: Basis, counters: Counters, findings: Findings) -> None:
         self._basis = basis
+        self._counters = counters
         self._findings = findings
-        self._counters: dict[_Owned, Counter] = {}
-        self._seen: dict[_Owned, set[str]] = {}
 
     # Charges
 
-    def event(self, row: EventRow, event: UsageEvent, charges: list[ChargeRow], paid: Paid) -> None:
-        """Check an event's charges, as they were first, and move the counters. `paid`: what credits paid of it."""
+    def event(self, row: EventRow, event: UsageEvent, charges: list[ChargeRow], given: Paid) -> None:
+        """Check an event's charges, as they were first, and move the counters; `given` is what credits paid."""
         moved: dict[str, list[CounterKey]] = {}
         for charge in charges:
             with self._findings.guard("charge", _place(charge)):
                 self._basis.check_charge(row, charge)
-                moved[charge.feature] = self._charge(row, event, charge, paid)
+                moved[charge.feature] = self._charge(row, event, charge, given)
         with self._findings.guard("event", row.id):
-            paid.finish()
+            given.finish()
         capped = bool(charges) and not any(moved.values())
         self._findings.same("event", row.id, "capped", bool(row.capped), capped)
         if event.revenue_amount is not None:
             bearer = bearer_of_sent(row.feature, [feature for feature, keys in moved.items() if keys])
             for key in moved.get(bearer or "", ()):
-                self._note_sent(row.customer, key, event.revenue_amount)
+                counter = self._counters.get(row.customer, key)
+                sent = counter.sent + event.revenue_amount
+                self._counters.put(row.customer, key, msgspec.structs.replace(counter, sent=sent))
 
-    def _note_sent(self, customer: int, key: CounterKey, revenue: Decimal) -> None:
-        counter = self._counters[customer, key]
-        self._counters[customer, key] = msgspec.structs.replace(counter, sent=counter.sent + revenue)
-
-    def _charge(self, row: EventRow, event: UsageEvent, charge: ChargeRow, paid: Paid) -> list[CounterKey]:
+    def _charge(self, row: EventRow, event: UsageEvent, charge: ChargeRow, given: Paid) -> list[CounterKey]:
         """Check a charge and move its counters; return which: none where a cap was reached."""
         where, same = _place(charge), self._findings.same
         feature = self._basis.feature(charge, charge.plan_version)
-        subscription = self._basis.subscription_of(charge)
-        if feature is None or subscription is None:
+        life = self._basis.lives.get(charge.subscription)
+        if feature is None or life is None:
             message = f"{charge.plan_key}@{charge.plan_version}, its feature or its subscription is gone"
             self._findings.add("plan", where, message)
             return []
-        period = subscription.period_at(row.occurred_at)
-        same("charge", where, "period_start", charge.period_start, period.start)
-        keys = [CounterKey(charge.subscription, charge.feature, period.start)]
-        if feature.accumulates:
-            keys.insert(0, CounterKey(charge.subscription, charge.feature, LIFETIME))
-        counter = self._counters.get((row.customer, keys[0]), EMPTY)
+        keys = keys_of(charge.subscription, feature, life.segment_at(row.occurred_at).start)
+        counter = self._counters.get(row.customer, keys[0])
         same("charge", where, "used_before", charge.used_before, plain(counter.used))
-        settles = paid.settles  # what a hold had set aside is never past a cap
+        settles = given.settles  # what a hold had set aside is never past a cap
         units, capped = self._recount(row.customer, keys[0], feature, event, counter, settles=settles)
         same("charge", where, "units", charge.units, plain(units))
         if capped:
             self._check_unrated(charge, "0")
             return []
+        unpriced = charge.no_price is not None
         for key in keys:  # moved first: a damaged amount does not hide what was counted
-            before = self._counters.get((row.customer, key), EMPTY)
-            self._counters[row.customer, key] = _counted(before, event, charge, units)
-        quantity = _decode_quantity(charge.quantity)
-        amount = Decimal(charge.amount or 0)
+            before = self._counters.get(row.customer, key)
+            self._counters.put(row.customer, key, counted(before, event, units, unpriced=unpriced))
+        quantity, amount = decode_quantity(charge.quantity), Decimal(charge.amount or 0)
         for key in keys:
-            self._counters[row.customer, key] = _rated(self._counters[row.customer, key], quantity, amount)
-        if event.revenue_amount is None:
-            self._check_amount(row, event, feature, charge, counter, paid)
-        else:
+            self._counters.put(row.customer, key, rated(self._counters.get(row.customer, key), quantity, amount))
+        if event.revenue_amount is not None:
             self._check_unrated(charge, None)
+            return keys
+        deductions = given.take(charge.feature)
+        for each in deductions:
+            for key in keys:
+                before = self._counters.get(row.customer, key)
+                after = paid(before, each.details.covered, each.details.credited)
+                self._counters.put(row.customer, key, after)
+        self._check_amount(row, event, feature, charge, counter, deductions, given)
         return keys
 
     def _recount(
@@ -100,15 +99,15 @@ class ChargeAudit:
     ) -> tuple[Decimal, bool]:
         """Return the units an event adds, and whether a cap keeps them from counting."""
         meter = feature.meter
-        seen = self._seen.get((customer, key))
         if meter is None:
             units = rating.units_of(feature, event)
         else:
+            seen = self._counters.seen(customer, key) if meter.aggregation == "unique" else None
             units = difference(meter, event, value=counter.used, latest_at=counter.latest_at, seen=seen)
         if not settles and is_capped(feature, counter, units):
             return ZERO, True
         if meter is not None and meter.aggregation == "unique":
-            self._seen.setdefault((customer, key), set()).add(str(meter.reading(event)))
+            self._counters.seen(customer, key).add(str(meter.reading(event)))
         return units, False
 
     def _check_unrated(self, charge: ChargeRow, amount: str | None) -> None:
@@ -116,8 +115,8 @@ class ChargeAudit:
         where, same = _place(charge), self._findings.same
         same("charge", where, "amount", charge.amount, amount)
         same("charge", where, "no_price", charge.no_price, None)
-        same("charge", where, "quantity", _decode_quantity(charge.quantity), {})
-        same("charge", where, "before", _decode_quantity(charge.before), {})
+        same("charge", where, "quantity", decode_quantity(charge.quantity), {})
+        same("charge", where, "before", decode_quantity(charge.before), {})
 
     def _check_amount(
         self,
@@ -126,26 +125,26 @@ class ChargeAudit:
         feature: PricedFeature,
         charge: ChargeRow,
         counter: Counter,
-        paid: Paid,
+        deductions: list[Deduction],
+        given: Paid,
     ) -> None:
         where, same = _place(charge), self._findings.same
         cost = None if row.cost is None else Decimal(row.cost)
         units = Decimal(charge.units)
         whole = rating.quantity_of(feature, event, units, cost)
-        deductions = paid.take(charge.feature)
-        left = paid.billed(whole, deductions) if deductions else Billed(whole)
-        quantity = _decode_quantity(charge.quantity)
+        left = given.billed(whole, deductions) if deductions else Billed(whole)
+        quantity = decode_quantity(charge.quantity)
         same("charge", where, "quantity", quantity, left.rest)
         before = {dimension: counter.rated[dimension] for dimension in quantity if dimension in counter.rated}
-        same("charge", where, "before", _decode_quantity(charge.before), before)
-        by_units = bool(deductions) and paid.check_quote(row, event, feature, units, deductions)
+        same("charge", where, "before", decode_quantity(charge.before), before)
+        by_units = bool(deductions) and given.check_quote(row, event, feature, units, deductions)
         if left.settled:
             same("charge", where, "amount", charge.amount, "0")
             same("charge", where, "no_price", charge.no_price, None)
         elif charge.no_price is None:
             amount, _ = rating.marginal(feature, counter.rated, left.rest)
             if deductions and not by_units:
-                same("credit entry", deductions[0].entry.id, "charge", deductions[0].details.charge, amount)
+                same("ledger entry", deductions[0].entry.id, "charge", deductions[0].details.charge, amount)
             if left.waived:
                 same("charge", where, "credited", left.credited, amount or ZERO)
             should = None if amount is None else plain(amount - left.credited if deductions else amount)
@@ -166,77 +165,31 @@ class ChargeAudit:
         if counting is None or feature is None:
             self._findings.add("plan", where, f"{charge.plan_key}@{new.plan_version} or its feature is gone")
             return ZERO
-        quantity = _decode_quantity(new.quantity)
+        quantity = decode_quantity(new.quantity)
         cost = None if row.cost is None else Decimal(row.cost)
-        known = _decode_quantity(old.quantity)
+        known = decode_quantity(old.quantity)
         whole = rating.quantity_of(counting, event, Decimal(charge.units), cost)
         same("charge", where, "re-rated quantity", quantity, rating.still_billed(whole, known))
         if new.amount is not None:
-            amount, _ = rating.marginal(feature, _decode_quantity(charge.before), quantity)
+            amount, _ = rating.marginal(feature, decode_quantity(charge.before), quantity)
             same("charge", where, "re-rated amount", new.amount, None if amount is None else plain(amount))
         added = {dimension: value for dimension, value in quantity.items() if dimension not in known}
         earned = Decimal(new.amount or 0) - Decimal(old.amount or 0)
         for start in (LIFETIME, charge.period_start):
-            key = (row.customer, CounterKey(charge.subscription, charge.feature, start))
-            counter = self._counters.get(key)
-            if counter is not None:
+            key = CounterKey(charge.subscription, charge.feature, start)
+            if self._counters.known(row.customer, key):
+                counter = self._counters.get(row.customer, key)
                 unpriced = counter.unpriced - (new.no_price is None)
-                rated = _rated(counter, added, earned)
-                self._counters[key] = msgspec.structs.replace(rated, unpriced=unpriced)
+                after = msgspec.structs.replace(rated(counter, added, earned), unpriced=unpriced)
+                self._counters.put(row.customer, key, after)
         return earned
 
-    # What the books say
 
-    def counter(self, customer: int, key: CounterKey, stands: Counter) -> None:
-        """Check a counter."""
-        should = self._counters.pop((customer, key), None)
-        where = _counter_place(customer, key)
-        if should is None:
-            self._findings.add("counter", where, f"no event explains it: it holds {stands.used} used")
-            return
-        for field in Counter.__struct_fields__:
-            self._findings.same("counter", where, field, getattr(stands, field), getattr(should, field))
-
-    def seen_value(self, customer: int, key: CounterKey, value: str) -> None:
-        """Check a value that a `unique` meter has seen."""
-        should = self._seen.get((customer, key), set())
-        if value not in should:
-            self._findings.add("seen value", _counter_place(customer, key), f"no event explains {value!r}")
-        should.discard(value)
-
-    def finish(self) -> None:
-        """Report what the events explain but the books do not have."""
-        for (customer, key), counter in self._counters.items():
-            if counter.events:
-                self._findings.add("counter", _counter_place(customer, key), "is missing")
-        for (customer, key), values in self._seen.items():
-            for value in sorted(values):
-                self._findings.add("seen value", _counter_place(customer, key), f"{value!r} is missing")
+def keys_of(subscription: int, feature: PricedFeature, start: int) -> list[CounterKey]:
+    """Return the counters that a feature's usage moves; the first decides limit and price."""
+    keys = [CounterKey(subscription, feature.key, start)]
+    return [keys[0]._replace(period_start=LIFETIME), *keys] if feature.accumulates else keys
 
 
 def _place(charge: ChargeRow) -> str:
     return f"event {charge.event} feature {charge.feature}"
-
-
-def _counter_place(customer: int, key: CounterKey) -> str:
-    return f"customer {customer} {key.feature} subscription {key.subscription} period {key.period_start}"
-
-
-def _sum(left: dict[str, Decimal], right: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    return {
-        key: left.get(key, ZERO) + right.get(key, ZERO) for key in (*left, *(k for k in right if k not in left))
-    }
-
-
-def _counted(counter: Counter, event: UsageEvent, charge: ChargeRow, units: Decimal) -> Counter:
-    return msgspec.structs.replace(
-        counter,
-        used=counter.used + units,
-        events=counter.events + 1,
-        unpriced=counter.unpriced + (charge.no_price is not None),
-        latest_at=max(counter.latest_at, event.occurred_at),
-    )
-
-
-def _rated(counter: Counter, quantity: Mapping[str, Decimal], amount: Decimal) -> Counter:
-    return msgspec.structs.replace(counter, rated=_sum(counter.rated, quantity), charged=counter.charged + amount)

@@ -1,20 +1,22 @@
-"""The auditor's own credits: every ledger entry is played again, and pools, grants, links and holds must follow.
+"""The auditor's own credits: their entries are played again, and pools, grants, links and holds must follow.
 
 It shares the nouns and the arithmetic of periods with the engine, and none of its bookkeeping (P3, P10).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 
-from tallyd.engine.account import ChargeRow, EventRow
-from tallyd.engine.audit import dues, wallet
+from tallyd.engine.audit import credit_dues, wallet
+from tallyd.engine.audit.allocations import Allocations
 from tallyd.engine.audit.basis import Basis
-from tallyd.engine.audit.entry_form import check_form, deltas_of, details_of
+from tallyd.engine.audit.entry_form import deltas_of
 from tallyd.engine.audit.findings import Findings
+from tallyd.engine.audit.followups import FollowUps
 from tallyd.engine.audit.movements import MovementRules
+from tallyd.engine.audit.overage import demand_line
 from tallyd.engine.audit.wallet import (
     Grant,
     Hold,
@@ -31,9 +33,10 @@ from tallyd.engine.audit.wallet import (
 from tallyd.engine.credits.alerts import BALANCE_LOW, DEPLETED
 from tallyd.engine.credits.granting import LinkTerms, PoolTerms
 from tallyd.engine.credits.holding import HoldEnd, HoldLeft
-from tallyd.model.credit_entries import Cause, Entry, EntryKind, text
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.model.credits import OVERAGE, GrantTerms, HoldPart, HoldStatus, HoldTerms
 from tallyd.model.event import event_uuid
+from tallyd.model.ledger_entries import Cause, Entry, EntryKind, text
 from tallyd.model.money import ZERO
 from tallyd.model.periods import calendar_month
 
@@ -55,19 +58,23 @@ class CreditAudit:
     """Give it entries, events and alerts in order of their numbers, then what the books say.
 
     Attributes:
-        entries: entries seen.
+        allocations: what follows links through the periods.
         pools: rows of pools compared.
         grants: grants made.
         holds: holds opened.
     """
 
-    def __init__(self, basis: Basis, findings: Findings, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self, basis: Basis, follow_ups: FollowUps, findings: Findings, shelf: Shelf | None = None
+    ) -> None:
         self._basis = basis
+        self._follow_ups = follow_ups
         self._findings = findings
         self._shelf = shelf
         self._wallets: dict[int, Wallet] = {}
-        self._rules = MovementRules(basis, findings, shelf)
-        self.entries = self.pools = self.grants = self.holds = 0
+        self.allocations = Allocations(basis, follow_ups, findings)
+        self._rules = MovementRules(basis, self.allocations, findings, shelf)
+        self.pools = self.grants = self.holds = 0
         self._act: dict[EntryKind, Callable[[Wallet, Entry, Any], None]] = {
             EntryKind.POOL_OPENED: self._open_pool,
             EntryKind.POOL_CHANGED: self._change_pool,
@@ -76,6 +83,14 @@ class CreditAudit:
             EntryKind.HOLD_DRAWN: self._draw_hold,
             EntryKind.HOLD_CLOSED: self._close_hold,
         }
+
+    def wallet(self, customer: int) -> Wallet | None:
+        """Return a customer's credits; None when there never were any."""
+        return self._wallets.get(customer)
+
+    def wallets(self) -> Iterable[Wallet]:
+        """Return every customer's credits."""
+        return self._wallets.values()
 
     def pools_of(self, customer: int) -> list[Pool]:
         """Return a customer's pools as the entries so far have left them."""
@@ -93,17 +108,27 @@ class CreditAudit:
         held.used = Used(row.id, row.subscription, row.occurred_at)
         held.used.units = {charge.feature: Decimal(charge.units) for charge in charges}
 
-    def entry(self, entry: Entry) -> None:
+    def before(self, entry: Entry) -> None:
+        """Take note of an entry of any kind, before it is played."""
+        held = self._wallets.get(entry.customer)
+        if held is not None:
+            held.written_at = entry.written_at
+            self.allocations.settle(held, entry)
+
+    def close(self, customer: int) -> None:
+        """Before an event, or at the end: what entries lead to without one of their own has come."""
+        held = self._wallets.get(customer)
+        if held is not None:
+            self.allocations.settle(held, None)
+
+    def entry(self, entry: Entry, details: Any) -> None:
         """Play an entry; it may raise whatever damaged rows lead to."""
-        self.entries += 1
-        check_form(entry, self._findings)
         held = self._wallets.get(entry.customer)
         if held is None:
             held = self._wallets[entry.customer] = Wallet(entry.customer)
-        held.written_at = entry.written_at
+            held.written_at = entry.written_at
         if entry.kind in (EntryKind.REVERSAL, EntryKind.POOL_CHANGED):
             held.loose_at = entry.written_at
-        details = details_of(entry)
         act = self._act.get(EntryKind(entry.kind))
         if act is not None:
             act(held, entry, details)
@@ -149,8 +174,6 @@ class CreditAudit:
         if terms.archived:
             self._same(entry, "left in the archived pool", text(pool.balance + pool.overage_held), "0")
         if terms.model.recurring != pool.model.recurring:
-            pool.recurred_at = entry.at
-        if terms.model.recurring != pool.model.recurring:
             pool.recurred_at = entry.at  # what recurs begins then
         pool.name, pool.model, pool.archived = terms.name, terms.model, terms.archived
         pool.modified_at = entry.at
@@ -164,6 +187,10 @@ class CreditAudit:
             self._same(entry, "allocated_in", terms.allocated_in, link.allocated_in)
         link.priority, link.draw_limit = terms.priority, terms.draw_limit
         link.allocated_in = terms.allocated_in
+        life = self._basis.lives[terms.subscription]
+        link.loose = link.loose or not life.entered
+        if terms.allocated_in < 0 and life.state.starts_at <= entry.at:
+            self.allocations.begin_link(held, link, entry.at)
 
     # Movements
 
@@ -220,7 +247,7 @@ class CreditAudit:
         grant.remaining += delta
         if not ZERO <= grant.held <= grant.remaining <= grant.amount:
             amounts = f"{text(grant.remaining)} left and {text(grant.held)} held of {text(grant.amount)}"
-            self._findings.add("credit entry", entry.id, f"grant {number} would have {amounts}")
+            self._findings.add("ledger entry", entry.id, f"grant {number} would have {amounts}")
         if held.lifted is not None and entry.hold == held.lifted.hold:
             _use(held.lifted.kept, (pool.number, number), -delta)
 
@@ -241,6 +268,9 @@ class CreditAudit:
             pool.frozen = kind == EntryKind.FREEZE
         elif kind == EntryKind.REVERSAL:
             pool.back_at = entry.at
+            self._follow_ups.came(held.customer, (EntryKind.REVERSAL, entry.reverses))
+        elif cause == Cause.OVERAGE_CHARGED:
+            demand_line(self._basis, self._follow_ups, held, pool, entry)
         elif cause == Cause.RECURRING:
             pool.recurred_at = entry.at
         elif cause == Cause.TOP_UP:
@@ -262,7 +292,7 @@ class CreditAudit:
         self._same(entry, "feature", entry.feature, terms.feature)
         self._rules.check_owner(entry, terms.subscription)
         if terms.expires_at <= entry.at:
-            self._findings.add("credit entry", entry.id, f"the hold ends at {terms.expires_at}, before it begins")
+            self._findings.add("ledger entry", entry.id, f"the hold ends at {terms.expires_at}, before it begins")
         stands = self._shelf.hold(entry.id) if self._shelf else None
         fixed = (entry.id, entry.customer, entry.at, entry.key, terms, entry.details, stands)
         held.holds[entry.id] = Hold(*fixed, parts=terms.parts, units=terms.units)
@@ -291,7 +321,7 @@ class CreditAudit:
         if end.status is HoldStatus.EXPIRED:
             self._same(entry, "at", entry.at, hold.terms.expires_at)
         elif entry.at >= hold.terms.expires_at:
-            self._findings.add("credit entry", entry.id, f"the hold had ended at {hold.terms.expires_at}")
+            self._findings.add("ledger entry", entry.id, f"the hold had ended at {hold.terms.expires_at}")
         if entry.event is not None:
             self._same(entry, "event", entry.event, held.used.event)
             hold.event = entry.event
@@ -318,28 +348,14 @@ class CreditAudit:
         if held is None or link is None:
             self._findings.add("pool link", where, "no entry of its customer explains it")
             return
-        allocated_in = self._rules.allocated_in(held, link, row[7])
-        dues.note_link(held, self._basis.subscription_numbered(link.subscription), allocated_in)
+        allocated_in = self.allocations.allocated_in(held, link, row[7])
+        credit_dues.note_link(held, self._basis.subscription_numbered(link.subscription), allocated_in)
         self._compare("pool link", where, wallet.LINK_COLUMNS, row, link.row(allocated_in))
-
-    def due(self, customer: int, due_at: int) -> None:
-        """Check a row of `credit_dues`. Links come before, pools after."""
-        held = self._wallets.get(customer)
-        if held is None:
-            self._findings.add("credit due", f"customer {customer}", "the customer has no credits")
-            return
-        held.due_known = True
-        latest = dues.earliest(held)
-        if due_at > latest or (due_at <= held.written_at and held.loose_at != held.written_at):
-            message = f"due_at is {due_at!r}, should be after {held.written_at!r} and at most {latest!r}"
-            self._findings.add("credit due", f"customer {customer}", message)
 
     def finish(self) -> None:
         """Report what the entries explain but the books do not have."""
-        for customer, held in self._wallets.items():
+        for held in self._wallets.values():
             self._check_put_down(held)
-            if not held.due_known:
-                self._findings.add("credit due", f"customer {customer}", "is missing")
             for kind, columns, stands, should in held.left():
                 self._compare(kind, should[0], columns, stands, should)
             for number in held.pools:
@@ -353,7 +369,7 @@ class CreditAudit:
         compare(self._findings, (kind, where), columns, stands, should)
 
     def _same(self, entry: Entry, what: str, stands: object, should: object) -> None:
-        self._findings.same("credit entry", entry.id, what, stands, should)
+        self._findings.same("ledger entry", entry.id, what, stands, should)
 
 
 def _given(number: int | None) -> int:

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from tallyd.engine.account import EventRow
 from tallyd.engine.audit.entry_form import details_of
 from tallyd.engine.audit.findings import Findings
 from tallyd.engine.audit.wallet import Pool, amount_of
 from tallyd.engine.credits.weights import Weights
 from tallyd.engine.rating import PricedFeature
-from tallyd.model.credit_entries import DeductionDetails, Entry, EntryKind, text
+from tallyd.engine.rows import EventRow
 from tallyd.model.event import UsageEvent
+from tallyd.model.ledger_entries import DeductionDetails, Entry, EntryKind, text
 from tallyd.model.money import ZERO, share
 
 _QUOTED: Final = ("weight", "weight_id", "weight_match", "weights", "units_per_credit")
@@ -57,7 +57,7 @@ class Paid:
             if entry.kind in (EntryKind.HOLD_DRAWN, EntryKind.HOLD_CLOSED):
                 self.settles = True
             elif entry.kind == EntryKind.DEDUCTION:
-                with findings.guard("credit entry", entry.id):
+                with findings.guard("ledger entry", entry.id):
                     overage = amount_of(entry.overage_after) - amount_of(entry.overage_before)
                     deduction = Deduction(entry, details_of(entry), overage - amount_of(entry.amount))
                     self._by_feature.setdefault(entry.feature, []).append(deduction)
@@ -71,12 +71,13 @@ class Paid:
         for feature, deductions in self._by_feature.items():
             for each in deductions:
                 message = f"it pays for {feature!r} of event {each.entry.event}, which the plan does not charge"
-                self._findings.add("credit entry", each.entry.id, message)
+                self._findings.add("ledger entry", each.entry.id, message)
 
     def billed(self, quantity: dict[str, Decimal], deductions: list[Deduction]) -> Billed:
         """Return what the plan has to bill of quantities that these deductions pay for, checking their shares."""
         charge = deductions[0].details.charge or ZERO
-        covered, paid, credited = dict.fromkeys(quantity, ZERO), ZERO, ZERO
+        covered, rest = dict.fromkeys(quantity, ZERO), dict(quantity)
+        paid = credited = ZERO
         waived: list[Deduction] = []
         for each in deductions:
             self._same(each, "charge", each.details.charge, charge)
@@ -90,23 +91,21 @@ class Paid:
                 self._same(each, "covered", each.details.covered, part)
                 self._same(each, "credited", each.details.credited, ZERO)
                 covered = until
+                rest = {dimension: value - part[dimension] for dimension, value in rest.items()}
             else:
                 credited += each.total
                 self._same(each, "credited", each.details.credited, each.total)
         if paid > charge:
             message = f"{text(paid)} credits are drawn for a charge of {text(charge)}"
-            self._findings.add("credit entry", deductions[0].entry.id, message)
+            self._findings.add("ledger entry", deductions[0].entry.id, message)
         if paid and paid == charge:
             return Billed({}, credited, settled=True)
-        rest = (
-            {dimension: value - covered[dimension] for dimension, value in quantity.items()} if paid else quantity
-        )
         return self._waived(waived, Billed(rest, credited)) if waived else Billed(rest, credited)
 
     def _waived(self, waived: list[Deduction], billed: Billed) -> Billed:
         each, *more = waived
         for other in more:
-            self._findings.add("credit entry", other.entry.id, "its usage is waived already")
+            self._findings.add("ledger entry", other.entry.id, "its usage is waived already")
         if each.details.covered:
             self._same(each, "covered", each.details.covered, billed.rest)
             return Billed({}, billed.credited, settled=True, waived=True)
@@ -133,7 +132,7 @@ class Paid:
         return True
 
     def _same(self, deduction: Deduction, what: str, stands: object, should: object) -> None:
-        self._findings.same("credit entry", deduction.entry.id, what, stands, should)
+        self._findings.same("ledger entry", deduction.entry.id, what, stands, should)
 
 
 def _quoted(details: DeductionDetails) -> dict[str, object]:

@@ -9,9 +9,12 @@ from tallyd.engine.audit.findings import Findings
 from tallyd.engine.audit.wallet import amount_of, encode
 from tallyd.engine.credits.granting import LinkTerms, PoolTerms
 from tallyd.engine.credits.holding import HoldEnd, HoldLeft
-from tallyd.model.credit_entries import TRANSACTIONS, Cause, DeductionDetails, Entry, EntryKind, text
+from tallyd.engine.voiding import VoidTerms
 from tallyd.model.credits import GrantTerms, HoldTerms
+from tallyd.model.invoice import Invoice, InvoiceUpdate
+from tallyd.model.ledger_entries import TRANSACTIONS, Cause, DeductionDetails, Entry, EntryKind, text
 from tallyd.model.money import ZERO
+from tallyd.model.subscription import Subscription
 
 Deltas = list[tuple[int, Decimal]]
 
@@ -21,7 +24,15 @@ class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _CAUSES: Final = {
-    EntryKind.GRANT: {Cause.MANUAL, Cause.PURCHASE, Cause.PLAN, Cause.RECURRING, Cause.TOP_UP},
+    EntryKind.GRANT: {
+        Cause.MANUAL,
+        Cause.PURCHASE,
+        Cause.PLAN,
+        Cause.RECURRING,
+        Cause.TOP_UP,
+        Cause.WITHHELD,
+        Cause.UPGRADED,
+    },
     EntryKind.DEDUCTION: {Cause.EVENT, Cause.MANUAL},
     EntryKind.EXPIRATION: {Cause.EXPIRY, Cause.FORFEIT},
     EntryKind.REVERSAL: {Cause.MANUAL},
@@ -30,9 +41,33 @@ _CAUSES: Final = {
         Cause.OVERAGE_FORGIVEN,
         Cause.OVERAGE_CHARGED,
         Cause.OVERAGE_REPAID,
+        Cause.OVERAGE_BACK,
     },
     EntryKind.HOLD_DRAWN: {Cause.EVENT},
     EntryKind.HOLD_CLOSED: {Cause.EVENT, Cause.MANUAL, Cause.EXPIRY},
+    EntryKind.SUBSCRIPTION: {
+        Cause.MANUAL,
+        Cause.SUBSCRIBED,
+        Cause.CARRIED_OVER,
+        Cause.RENEWED,
+        Cause.ENDED,
+        Cause.UPGRADED,
+        Cause.DOWNGRADED,
+        Cause.CANCELLED,
+        Cause.REVERTED,
+        Cause.PAUSED,
+        Cause.RESUMED,
+        Cause.VOIDED,
+    },
+    EntryKind.INVOICE_MADE: {Cause.PERIOD},
+    EntryKind.INVOICE_CHANGED: {
+        Cause.CLOSED,
+        Cause.CANCELLED,
+        Cause.PAID,
+        Cause.OVERDUE,
+        Cause.VOIDED,
+        Cause.REVISED,
+    },
 }
 _OF_PEOPLE: Final = {Cause.MANUAL}
 _SHAPES: Final[dict[EntryKind, type[msgspec.Struct]]] = {
@@ -47,6 +82,10 @@ _SHAPES: Final[dict[EntryKind, type[msgspec.Struct]]] = {
     EntryKind.HOLD_OPENED: HoldTerms,
     EntryKind.HOLD_DRAWN: HoldLeft,
     EntryKind.HOLD_CLOSED: HoldEnd,
+    EntryKind.SUBSCRIPTION: Subscription,
+    EntryKind.INVOICE_MADE: Invoice,
+    EntryKind.INVOICE_CHANGED: InvoiceUpdate,
+    EntryKind.EVENT_VOIDED: VoidTerms,
 }
 _DECODERS: Final = {shape: msgspec.json.Decoder(shape) for shape in (*_SHAPES.values(), _Nothing)}
 _decode_deltas: Final = msgspec.json.Decoder(list[tuple[int, str]]).decode
@@ -60,7 +99,19 @@ _SIGNS: Final = {  # of the amount: least and most
     EntryKind.UNFREEZE: (0, 0),
 }
 _OF_HOLDS: Final = {EntryKind.HOLD_OPENED, EntryKind.HOLD_DRAWN, EntryKind.HOLD_CLOSED}
-_WITH_EVENT: Final = {EntryKind.DEDUCTION, EntryKind.REVERSAL, EntryKind.HOLD_DRAWN, EntryKind.HOLD_CLOSED}
+OF_BILLING: Final = {
+    EntryKind.SUBSCRIPTION,
+    EntryKind.INVOICE_MADE,
+    EntryKind.INVOICE_CHANGED,
+    EntryKind.EVENT_VOIDED,
+}
+_WITH_EVENT: Final = {
+    EntryKind.DEDUCTION,
+    EntryKind.REVERSAL,
+    EntryKind.HOLD_DRAWN,
+    EntryKind.HOLD_CLOSED,
+    EntryKind.EVENT_VOIDED,
+}
 _WITH_FEATURE: Final = {EntryKind.DEDUCTION, EntryKind.REVERSAL, EntryKind.HOLD_OPENED}
 _KEYED: Final = {EntryKind.GRANT, EntryKind.DEDUCTION, EntryKind.REVERSAL, EntryKind.POOL_OPENED}
 
@@ -96,13 +147,13 @@ def deltas_of(entry: Entry) -> Deltas:
 def check_form(entry: Entry, findings: Findings) -> None:
     """Check what can be said of an entry without knowing what came before it."""
     kind, cause = EntryKind(entry.kind), Cause(entry.cause)
-    place = ("credit entry", entry.id)
+    place = ("ledger entry", entry.id)
     wrong = []
     if cause not in _CAUSES.get(kind, _OF_PEOPLE):
         wrong.append(f"{kind} has the cause {cause}")
     if entry.at > entry.written_at:
         wrong.append(f"it counts from {entry.at}, after it was written at {entry.written_at}")
-    if (entry.pool is None) is not (kind in _OF_HOLDS):
+    if (entry.pool is None) is not (kind in _OF_HOLDS or kind in OF_BILLING):
         wrong.append(f"{kind} has the pool {entry.pool}")
     if (entry.reverses is None) is (kind is EntryKind.REVERSAL):
         wrong.append(f"{kind} reverses {entry.reverses}")
@@ -125,7 +176,8 @@ def _misplaced(entry: Entry, kind: EntryKind, cause: Cause) -> list[str]:
     wrong = []
     if (entry.event is not None and kind not in _WITH_EVENT) or (used and entry.event is None):
         wrong.append(f"{kind} by {cause} has the event {entry.event}")
-    if (entry.event is not None) is not used and kind is not EntryKind.REVERSAL:
+    needed = used or kind is EntryKind.EVENT_VOIDED
+    if (entry.event is not None) is not needed and kind is not EntryKind.REVERSAL:
         wrong.append(f"{kind} by {cause} has the event {entry.event}")
     featured = kind in _WITH_FEATURE and (entry.event is not None or kind is EntryKind.HOLD_OPENED)
     if (entry.feature is not None) is not featured:

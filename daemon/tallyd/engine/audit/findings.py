@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 import msgspec
 
@@ -10,9 +11,9 @@ class Finding(msgspec.Struct, frozen=True):
     """Something in the books that does not follow from the events, or cannot be read.
 
     Attributes:
-        kind: `event`, `charge`, `counter`, `seen value`, `rollup`, `ledger`, `customer`, `subscription`, `plan`,
-            `meter`, `price version`, `credit entry`, `pool`, `grant`, `pool link`, `hold`, `credit due`,
-            `outbox`, `credit model`, `credit weight`, `credit price` or `file`.
+        kind: `event`, `charge`, `counter`, `seen value`, `rollup`, `ledger`, `ledger entry`, `customer`,
+            `subscription`, `invoice`, `plan`, `meter`, `price version`, `pool`, `grant`, `pool link`, `hold`,
+            `due`, `outbox`, `credit model`, `credit weight`, `credit price` or `file`.
         where: which one.
         message: what stands there and what should.
     """
@@ -35,7 +36,7 @@ class Findings:
     def same(self, kind: str, where: object, what: str, stands: object, should: object) -> None:
         """Note it when two values differ."""
         if stands != should:
-            self.add(kind, where, f"{what} is {stands!r}, should be {should!r}")
+            self.add(kind, where, f"{what} is {_shown(stands)}, should be {_shown(should)}")
 
     @contextmanager
     def guard(self, kind: str, where: object) -> Iterator[None]:
@@ -44,3 +45,7 @@ class Findings:
             yield
         except Exception as error:  # noqa: BLE001 - damaged rows may break any step in any way; that is the finding
             self.add(kind, where, f"cannot be checked, it is damaged: {type(error).__name__}: {error}")
+
+
+def _shown(value: object) -> str:
+    return repr(value.value if isinstance(value, Enum) else value)

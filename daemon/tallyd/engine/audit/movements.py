@@ -4,19 +4,19 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, Final
 
-from tallyd.engine.audit import dues
+from tallyd.engine.audit import credit_dues
+from tallyd.engine.audit.allocations import INCLUDED, Allocations
 from tallyd.engine.audit.basis import Basis
 from tallyd.engine.audit.entry_form import Deltas, deltas_of
 from tallyd.engine.audit.findings import Findings
+from tallyd.engine.audit.lives import Life
 from tallyd.engine.audit.wallet import Grant, Link, Pool, Shelf, Wallet, amount_of
-from tallyd.model.catalog import PlanCredits
-from tallyd.model.credit_entries import Cause, Entry, EntryKind, text
 from tallyd.model.credits import GrantTerms, GrantType, HoldStatus
+from tallyd.model.ledger_entries import Cause, Entry, EntryKind, text
 from tallyd.model.money import ZERO
 from tallyd.model.periods import calendar_month
-from tallyd.model.subscription import Subscription
 
-_INCLUDED: Final = (GrantType.PLAN_INCLUDED, GrantType.ROLLOVER)
+_INCLUDING: Final = (Cause.PLAN, Cause.WITHHELD, Cause.UPGRADED)
 _FORGIVEN: Final = {
     Cause.OVERAGE_FORGIVEN: "forgive_at_reset",
     Cause.OVERAGE_CHARGED: "invoice_at_billing",
@@ -27,8 +27,9 @@ _FORGIVEN: Final = {
 class MovementRules:
     """Checks entries before they are played; it changes links only, by what was drawn over them."""
 
-    def __init__(self, basis: Basis, findings: Findings, shelf: Shelf | None) -> None:
+    def __init__(self, basis: Basis, allocations: Allocations, findings: Findings, shelf: Shelf | None) -> None:
         self._basis = basis
+        self._allocations = allocations
         self._findings = findings
         self._shelf = shelf
 
@@ -43,28 +44,28 @@ class MovementRules:
         }
         rule = rules.get(EntryKind(entry.kind))
         for message in rule(held, pool, entry, details, deltas) if rule else ():
-            self._findings.add("credit entry", entry.id, message)
+            self._findings.add("ledger entry", entry.id, message)
         if pool.archived:
-            self._findings.add("credit entry", entry.id, f"pool {pool.number} is archived")
+            self._findings.add("ledger entry", entry.id, f"pool {pool.number} is archived")
         overage = amount_of(entry.overage_after) - amount_of(entry.overage_before)
         if EntryKind(entry.kind) in (EntryKind.GRANT, EntryKind.EXPIRATION) and overage:
-            self._findings.add("credit entry", entry.id, "it changes the overage")
+            self._findings.add("ledger entry", entry.id, "it changes the overage")
 
     def check_owner(self, entry: Entry, subscription: int) -> None:
         """Check that a subscription is the customer's."""
         found = self._basis.subscription_numbered(subscription)
         owner = None if found is None else found.customer
         what = f"the customer of subscription {subscription}"
-        self._findings.same("credit entry", entry.id, what, owner, entry.customer)
+        self._findings.same("ledger entry", entry.id, what, owner, entry.customer)
 
     # Kinds
 
     def _grant(self, held: Wallet, pool: Pool, entry: Entry, terms: GrantTerms, deltas: Deltas) -> Iterator[str]:
         if [number for number, _ in deltas] != [entry.id]:
             yield f"it grants to {entry.grants}"
-        if entry.cause == Cause.PLAN:
+        if entry.cause in _INCLUDING:
             yield from self._included(held, pool, entry, terms)
-        elif (terms.type is GrantType.PLAN_INCLUDED) or (terms.type is GrantType.ROLLOVER):
+        elif terms.type in INCLUDED:
             yield f"the cause {entry.cause} gives no credits of type {terms.type}"
         if entry.cause == Cause.RECURRING:
             yield from _recurring(pool, entry, terms)
@@ -73,21 +74,38 @@ class MovementRules:
 
     def _included(self, held: Wallet, pool: Pool, entry: Entry, terms: GrantTerms) -> Iterator[str]:
         number = -1 if terms.subscription is None else terms.subscription
-        subscription, link = self._basis.subscription_numbered(number), held.links.get((pool.number, number))
-        included = self._included_credits(subscription, pool)
-        if subscription is None or link is None or included is None:
+        life, link = self._basis.lives.get(number), held.links.get((pool.number, number))
+        included = self._allocations.included(life.state, pool, entry.at) if life else None
+        if life is None or link is None or included is None:
             yield f"the plan of subscription {number} includes no credits in pool {pool.number}"
             return
-        period = subscription.period_at(entry.at)
+        period = life.state.period_at(entry.at)
         if terms.type is not GrantType.PLAN_INCLUDED or terms.period_start != period.start:
             yield f"it is for the period from {terms.period_start}, should be {period.start}"
-        if link.allocated_in >= period.start:
-            yield f"the credits of the period from {period.start} were granted before"
-        if amount_of(entry.amount) != included.amount or terms.priority != included.grant_priority:
-            yield f"the plan includes {text(included.amount)} at priority {included.grant_priority}"
+        amount = included.amount
+        if entry.cause == Cause.PLAN:
+            yield from self._begun(held, life, link, entry)
+        elif not self._allocations.came(entry, number):
+            yield f"no credits come by the cause {entry.cause}"
+        if entry.cause == Cause.UPGRADED:
+            amount = self._allocations.more(life, link, pool, entry.at)
+        if amount_of(entry.amount) != amount or terms.priority != included.grant_priority:
+            yield f"the plan includes {text(amount)} at priority {included.grant_priority}"
         if pool.model.rollover.policy == "NONE" and not (terms.expires_at and terms.expires_at <= period.end):
             yield f"it ends at {terms.expires_at}, after the period"
-        link.allocated_in = period.start
+        if life.entered:  # books that knew no invoices do not count them
+            link.included += amount_of(entry.amount)
+
+    def _begun(self, held: Wallet, life: Life, link: Link, entry: Entry) -> Iterator[str]:
+        """Check that the credits of a period come when it begins, once, and with access."""
+        start = life.state.period_at(entry.at).start
+        if link.allocated_in >= start:
+            yield f"the credits of the period from {start} were granted before"
+        elif link.begins != entry.at and not link.loose:
+            yield f"no period begins at {entry.at}"
+        if life.denied_at(entry.at):
+            yield "there is no access: they are withheld"
+        self._allocations.allocate(held, link, start)
 
     def _deduction(self, held: Wallet, pool: Pool, entry: Entry, _: Any, deltas: Deltas) -> Iterator[str]:
         at, lifted = entry.at, held.lifted
@@ -128,14 +146,15 @@ class MovementRules:
             if grant.remaining != -delta:
                 yield f"grant {number} has {text(grant.remaining)} left, all of which ends"
             return
-        yield from self._at_period_end(entry, grant)
+        if not self._allocations.forfeits(entry, number):
+            yield from self._at_period_end(entry, grant)
         if grant.free < -delta:
             yield f"grant {number} has only {text(grant.free)} free"
 
     def _at_period_end(self, entry: Entry, grant: Grant) -> Iterator[str]:
         """Check that the entry stands at the start of a period of the subscription that includes the grant."""
         subscription = self._basis.subscription_numbered(grant.terms.subscription or -1)
-        if subscription is None or grant.terms.type not in _INCLUDED:
+        if subscription is None or grant.terms.type not in INCLUDED:
             yield f"grant {grant.number} is not included with a plan"
         elif subscription.period_at(entry.at).start != entry.at:
             yield f"no period of subscription {subscription.number} begins at {entry.at}"
@@ -146,6 +165,10 @@ class MovementRules:
             yield from self._rollover(held, entry, terms, deltas)
             if overage:
                 yield "it changes the overage"
+            return
+        if entry.cause == Cause.OVERAGE_BACK:
+            if deltas or entry.amount != "0" or not self._allocations.overage_came(pool, overage):
+                yield f"no invoice of {text(overage)} overage was voided"
             return
         if pool.model.overage is None or pool.model.overage.behavior != _FORGIVEN[Cause(entry.cause)]:
             yield f"the pool does not say {entry.cause}"
@@ -199,29 +222,11 @@ class MovementRules:
         link.drawn, link.drawn_in = drawn, start
         if link.draw_limit is not None and drawn > link.draw_limit and entry.hold is None:
             message = f"{text(drawn)} drawn in a period, the limit is {text(link.draw_limit)}"
-            self._findings.add("credit entry", entry.id, message)
+            self._findings.add("ledger entry", entry.id, message)
 
     def _period_start(self, link: Link, moment: int) -> int:
         subscription = self._basis.subscription_numbered(link.subscription)
         return -1 if subscription is None else subscription.period_at(max(moment, subscription.starts_at)).start
-
-    def allocated_in(self, held: Wallet, link: Link, stands: int) -> int:
-        """Return where a link's allocation should stand.
-
-        Where the plan includes nothing in the pool, a period begins without an entry: any start of a period since
-        then will do, if the last decision cannot have seen a later one.
-        """
-        subscription, pool = self._basis.subscription_numbered(link.subscription), held.pools.get(link.pool)
-        if subscription is None or pool is None or stands <= link.allocated_in:
-            return link.allocated_in
-        included = self._included_credits(subscription, pool)
-        silent = included is None or pool.archived
-        return stands if silent and subscription.period_at(stands).start == stands else link.allocated_in
-
-    def _included_credits(self, subscription: Subscription | None, pool: Pool) -> PlanCredits | None:
-        plan = self._basis.plan_of(subscription) if subscription else None
-        found = (each for each in plan.credits if each.credit_model == pool.model.key) if plan else iter(())
-        return next(found, None)
 
 
 def _drawn_while_live(held: Wallet, deltas: Deltas, at: int) -> Iterator[str]:
@@ -238,11 +243,11 @@ def _recurring(pool: Pool, entry: Entry, terms: GrantTerms) -> Iterator[str]:
     if rule is None or amount_of(entry.amount) != rule.amount or terms.type is not GrantType.SYSTEM:
         yield f"pool {pool.number} has no recurring credits of {entry.amount}"
         return
-    following = dues.next_recurrence(pool, pool.recurred_at or pool.opened_at)
+    following = credit_dues.next_recurrence(pool, pool.recurred_at or pool.opened_at)
     opening = not pool.recurred_at and entry.at == pool.opened_at
     if entry.at != following and not opening:
         yield f"at is {entry.at}, recurring credits come at {following}"
-    if rule.expires and terms.expires_at != dues.next_recurrence(pool, entry.at):
+    if rule.expires and terms.expires_at != credit_dues.next_recurrence(pool, entry.at):
         yield f"it ends at {terms.expires_at}, not when the next ones come"
 
 

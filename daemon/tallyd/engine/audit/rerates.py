@@ -5,12 +5,12 @@ from decimal import Decimal
 
 import msgspec
 
-from tallyd.engine.account import ChargeRow, EventRow, RerateRow
 from tallyd.engine.audit.basis import Basis
 from tallyd.engine.audit.charges import ChargeAudit
 from tallyd.engine.audit.findings import Findings
 from tallyd.engine.audit.rollups import RollupSums
 from tallyd.engine.rerating import RatedState, as_first, decode_state, event_of, state_of
+from tallyd.engine.rows import ChargeRow, EventRow, RerateRow
 from tallyd.model.money import ZERO, plain
 
 _Place = tuple[str, str, str]
@@ -55,6 +55,11 @@ class RerateAudit:
         first_row, first_charges = as_first(row, charges, state)
         self._held[row.id] = _Held(row, charges, first_row, first_charges, state_of(first_row, first_charges))
         return first_row, first_charges
+
+    def as_it_stands(self, row: EventRow, charges: list[ChargeRow]) -> tuple[EventRow, list[ChargeRow]]:
+        """Return an event and its charges as the re-ratings so far have left them."""
+        held = self._held.get(row.id)
+        return (row, charges) if held is None else as_first(row, charges, held.state)
 
     def rerate(self, rerate: RerateRow) -> None:
         """Check one re-rating, and add what it changes."""

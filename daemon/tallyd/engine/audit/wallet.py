@@ -7,9 +7,10 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from tallyd.engine.audit.findings import Findings
+from tallyd.engine.rows import ChargeRow, EventRow
 from tallyd.model.catalog import CreditModel
-from tallyd.model.credit_entries import Entry, text
 from tallyd.model.credits import OVERAGE, GrantTerms, HeldUnits, HoldPart, HoldStatus, HoldTerms
+from tallyd.model.ledger_entries import Entry, text
 from tallyd.model.money import ZERO
 
 Row = tuple[Any, ...]
@@ -31,7 +32,9 @@ POOL_COLUMNS: Final = _columns(
 )
 GRANT_COLUMNS: Final = _columns("number pool customer amount remaining held created_at terms")
 HOLD_COLUMNS: Final = _columns("number customer status opened_at closed_at parts units event key terms")
-LINK_COLUMNS: Final = _columns("pool subscription customer priority draw_limit drawn drawn_in allocated_in")
+LINK_COLUMNS: Final = _columns(
+    "pool subscription customer priority draw_limit drawn drawn_in allocated_in withheld included"
+)
 
 
 class Shelf(Protocol):
@@ -52,12 +55,30 @@ class Shelf(Protocol):
     def entry(self, number: int) -> Entry | None:
         """Look up an earlier entry."""
 
-    def subscription_of(self, event: int) -> int | None:
-        """Look up which subscription an earlier event is on."""
+    def invoice(self, number: int) -> Row | None:
+        """Return the row of an invoice; asked in ascending order of number."""
+
+    def event(self, number: int) -> EventRow | None:
+        """Look up an earlier event."""
+
+    def charges(self, event: int) -> list[ChargeRow]:
+        """Look up the charges of an earlier event."""
+
+    def entries_of(self, event: int) -> list[Entry]:
+        """Look up the entries an earlier event caused, in order."""
+
+    def beside(self, charge: ChargeRow, *, before: int, ever: bool) -> Iterator[EventRow]:
+        """Look up the other events that a charge's counter counts, in order, as of a row number.
+
+        Those past a cap and those voided are left out. `ever`: the counter counts through all periods.
+        """
 
 
 class Pool(msgspec.Struct):
-    """A pool as the entries have left it. `back_at` is when credits last came back to it by a reversal."""
+    """A pool as the entries have left it. `back_at` is when credits last came back to it by a reversal.
+
+    `overage_back` is overage that was on invoices which are void now, and has not come back yet.
+    """
 
     number: int
     customer: int
@@ -79,6 +100,7 @@ class Pool(msgspec.Struct):
     topped_up: int = 0
     topped_up_in: int = 0
     back_at: int = -1
+    overage_back: Decimal = ZERO
 
     def row(self) -> tuple[object, ...]:
         """Return what its row should say."""
@@ -170,7 +192,11 @@ class Hold(msgspec.Struct):
 
 
 class Link(msgspec.Struct):
-    """A pool's link to a subscription as the entries have left it."""
+    """A pool's link to a subscription as the entries have left it.
+
+    `begins` is the period that has begun and whose credits come next; `loose` is a link made in books that knew no
+    invoices, until the next period begins.
+    """
 
     pool: int
     subscription: int
@@ -180,11 +206,17 @@ class Link(msgspec.Struct):
     drawn: Decimal = ZERO
     drawn_in: int = -1
     allocated_in: int = -1
+    withheld: bool = False
+    included: Decimal = ZERO
+    begins: int | None = None
+    loose: bool = False
 
     def row(self, allocated_in: int) -> tuple[object, ...]:
-        """Return what its row should say; the last column may have moved on without an entry."""
+        """Return what its row should say; `allocated_in` may have moved on without an entry, where it is loose."""
         limits = (self.draw_limit, self.drawn, self.drawn_in)
-        return (self.pool, self.subscription, self.customer, self.priority, *limits, allocated_in)
+        included = self.included if allocated_in == self.allocated_in else ZERO
+        state = (allocated_in, int(self.withheld), included)
+        return (self.pool, self.subscription, self.customer, self.priority, *limits, *state)
 
 
 class Used(msgspec.Struct):
@@ -212,17 +244,17 @@ class Wallet:
         grants: by number.
         holds: open ones, by number.
         links: by (pool, subscription).
+        beginning: those whose credits for a period that has begun come next.
         used: the last event.
         lifted: the hold that it settles.
         written_at: when the last entry was written.
         loose_at: when one was written after which something may be due at once.
         period_due: when a link's next period begins.
-        due_known: whether there is a row of `credit_dues`.
     """
 
     __slots__ = (
+        "beginning",
         "customer",
-        "due_known",
         "grants",
         "holds",
         "lifted",
@@ -236,13 +268,13 @@ class Wallet:
 
     def __init__(self, customer: int) -> None:
         self.customer = customer
-        self.due_known = False
         self.period_due = NEVER
         self.written_at = self.loose_at = 0
         self.pools: dict[int, Pool] = {}
         self.grants: dict[int, Grant] = {}
         self.holds: dict[int, Hold] = {}
         self.links: dict[Place, Link] = {}
+        self.beginning: set[Place] = set()
         self.used = Used()
         self.lifted: Lifted | None = None
 

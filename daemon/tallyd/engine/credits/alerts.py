@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from tallyd.engine.credits.book import Alert
-from tallyd.model.credit_entries import json_text, text
 from tallyd.model.credits import Pool
 from tallyd.model.event import event_uuid
+from tallyd.model.ledger_entries import json_text, text
 
 BALANCE_LOW: Final = "credit.balance_low"
 DEPLETED: Final = "credit.depleted"

@@ -5,7 +5,6 @@ from typing import Final
 
 import msgspec
 
-from tallyd.model.credit_entries import Entry
 from tallyd.model.credits import Grant, Hold, HoldStatus, Link, Pool
 from tallyd.model.money import ZERO
 
@@ -35,7 +34,6 @@ class CreditChanges(msgspec.Struct, kw_only=True, gc=False):
     """What one decision changes in a customer's credits.
 
     Attributes:
-        entries: new ledger rows, in order.
         pools: new states, by number.
         grants: new states, by number.
         holds: new states, by number.
@@ -44,7 +42,6 @@ class CreditChanges(msgspec.Struct, kw_only=True, gc=False):
         due_at: when time alone changes something next; may be early, never late. None: as before.
     """
 
-    entries: list[Entry] = []
     pools: dict[int, Pool] = {}
     grants: dict[int, Grant] = {}
     holds: dict[int, Hold] = {}
@@ -76,6 +73,18 @@ class CreditBook:
         self.closed: dict[int, HoldStatus] = {}
         self.held_units: dict[Counted, Decimal] = {}
         self.due_at = NEVER
+
+    def copy(self) -> "CreditBook":
+        """Return a book that can be changed without changing this one."""
+        book = CreditBook()
+        book.pools = dict(self.pools)
+        book.grants = {pool: dict(grants) for pool, grants in self.grants.items()}
+        book.holds = dict(self.holds)
+        book.links = dict(self.links)
+        book.closed = dict(self.closed)
+        book.held_units = dict(self.held_units)
+        book.due_at = self.due_at
+        return book
 
     def apply(self, changes: CreditChanges) -> None:
         """Make a decision's changes."""

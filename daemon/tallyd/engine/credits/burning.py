@@ -13,8 +13,8 @@ from tallyd.engine.account import Enrolment
 from tallyd.engine.credits.book import NEVER
 from tallyd.engine.credits.draft import Draft
 from tallyd.engine.rating import PricedFeature
-from tallyd.model.credit_entries import Cause, EntryKind
 from tallyd.model.credits import OVERAGE, Grant, HoldPart, Link, Pool
+from tallyd.model.ledger_entries import Cause, EntryKind
 from tallyd.model.money import ZERO
 
 Kept = dict[tuple[int, int], Decimal]
@@ -103,7 +103,14 @@ def take_kept(draft: Draft, server: Server, wanted: Decimal, *, at: int, kept: K
 
 
 def take_free(
-    draft: Draft, server: Server, wanted: Decimal, *, at: int, outlive: int = 0, beside: Take | None = None
+    draft: Draft,
+    server: Server,
+    wanted: Decimal,
+    *,
+    at: int,
+    outlive: int = 0,
+    beside: Take | None = None,
+    kept: Kept | None = None,
 ) -> Take:
     """Return what a pool gives of what is free: its grants in burn order, then overage.
 
@@ -113,11 +120,13 @@ def take_free(
         wanted: credits, above zero.
         at: the instant grants must be live at.
         outlive: draw grants that end before this instant last: for a hold that lasts so long.
-        beside: what it gives already.
+        beside: what it gives already, of what is kept.
+        kept: what a hold being settled had set aside: it counts towards the draw limit, drawn or not.
     """
     pool = draft.pool(server.pool.number)
     taken = {} if beside is None else {part.grant: part.amount for part in beside.parts}
-    left = wanted = min(wanted, allowance(draft, server) - sum(taken.values(), ZERO))
+    aside = sum([amount for (number, _), amount in (kept or {}).items() if number == pool.number], ZERO)
+    left = wanted = min(wanted, allowance(draft, server) - aside)
     parts: list[HoldPart] = []
     if pool.frozen or left <= ZERO:
         return Take(pool.number, parts, ZERO)

@@ -15,9 +15,9 @@ from tallyd.engine.credits.burning import Kept, Server, Take
 from tallyd.engine.credits.draft import Draft
 from tallyd.engine.credits.weights import Quote, Weights
 from tallyd.engine.rating import Marginal, NoPrice, PricedFeature
-from tallyd.model.credit_entries import DeductionDetails, json_text
 from tallyd.model.credits import Pool
 from tallyd.model.event import UsageEvent
+from tallyd.model.ledger_entries import DeductionDetails, json_text
 from tallyd.model.money import ZERO, share
 
 
@@ -152,7 +152,9 @@ def _take(
         if wanted <= ZERO:
             break
         beside = takes.get(server.pool.number)
-        take = burning.take_free(draft, server, wanted, at=at, outlive=asked.outlive, beside=beside)
+        take = burning.take_free(
+            draft, server, wanted, at=at, outlive=asked.outlive, beside=beside, kept=asked.kept
+        )
         if take.total:
             takes[take.pool] = take if beside is None else burning.together(beside, take)
             wanted -= take.total

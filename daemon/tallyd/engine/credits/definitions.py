@@ -35,7 +35,8 @@ def credit_issues(definitions: Definitions) -> Iterator[Found]:
         for place, message in model_issues(model, features):
             yield f"credit_models.{model.key}.{place}", message
     for plan in definitions.plans:
-        yield from _plan_issues(plan, models)
+        for place, message in plan_credit_issues(plan, models):
+            yield f"plans.{plan.key}.{place}", message
     yield from _weight_issues(definitions, features)
     yield from _price_issues(definitions, models)
 
@@ -94,10 +95,11 @@ def _overage_issues(overage: Overage) -> Iterator[Found]:
     yield from _currency("overage.currency", overage.currency)
 
 
-def _plan_issues(plan: Plan, models: Mapping[str, CreditModel]) -> Iterator[Found]:
+def plan_credit_issues(plan: Plan, models: Mapping[str, CreditModel]) -> Iterator[Found]:
+    """Say what is wrong with what a plan says of credits; places begin within the plan: `credits[0].amount`."""
     seen: set[str] = set()
     for index, included in enumerate(plan.credits):
-        where = f"plans.{plan.key}.credits[{index}]"
+        where = f"credits[{index}]"
         model = models.get(included.credit_model)
         if model is None:
             yield f"{where}.credit_model", f"there is no credit model {included.credit_model!r}"
@@ -111,7 +113,7 @@ def _plan_issues(plan: Plan, models: Mapping[str, CreditModel]) -> Iterator[Foun
             yield f"{where}.{place}", message
     for index, each in enumerate(plan.features):
         for place, message in _feature_issues(plan, each, models):
-            yield f"plans.{plan.key}.features[{index}].{place}", message
+            yield f"features[{index}].{place}", message
 
 
 def _included_issues(included: PlanCredits) -> Iterator[Found]:

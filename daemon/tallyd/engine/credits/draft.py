@@ -1,28 +1,20 @@
-"""A decision about credits while it is being made: the credits as they would be, and the entries so far.
+"""The credits in a decision that is being made. Every movement is checked here, in production too (P3)."""
 
-Rules change a draft, never the book; what comes out is `CreditChanges`, or nothing. Every movement is checked
-here, in production too, before it can reach the books (P3).
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 
-from tallyd.engine import chain
-from tallyd.engine.account import Account
+from tallyd.engine.account import Account, Changes
 from tallyd.engine.credits.alerts import alerts_of
 from tallyd.engine.credits.balance import BooksError, Delta, check_grants, check_movement
 from tallyd.engine.credits.book import CreditBook, CreditChanges, LinkKey
-from tallyd.model.credit_entries import Cause, Entry, EntryKind, json_text, text
+from tallyd.engine.draft import NO_DETAILS, LedgerDraft, Numbers
 from tallyd.model.credits import OVERAGE, Grant, GrantTerms, Hold, HoldPart, HoldStatus, Link, Pool
+from tallyd.model.ledger_entries import Cause, Entry, EntryKind, json_text, text
 from tallyd.model.money import ZERO
 
-Numbers = Callable[[], int]
-"""Where new rows get their numbers: ascending, never the same twice."""
-
-_NO_DETAILS: Final = "{}"
 _replace: Final = msgspec.structs.replace
 _EMPTY: Final = CreditBook()
 _TOTAL_OF: Final = {
@@ -34,13 +26,8 @@ _TOTAL_OF: Final = {
 }
 
 
-class Draft:
-    """See the module's docstring.
-
-    Args:
-        account: whose credits; not changed.
-        now: microseconds UTC.
-        number: gives new rows their numbers.
+class Draft(LedgerDraft):
+    """A decision with all it may move: entries, subscriptions, invoices, counters and credits.
 
     Attributes:
         expired: pools that lost credits to time, and nobody has looked at since.
@@ -48,13 +35,8 @@ class Draft:
     """
 
     __slots__ = (
-        "_after",
-        "_before",
         "_holds_on",
-        "_in_event",
         "_moved",
-        "_number",
-        "account",
         "base",
         "due_at",
         "expired",
@@ -62,15 +44,12 @@ class Draft:
         "holds",
         "links",
         "made",
-        "now",
         "pools",
     )
 
     def __init__(self, account: Account, now: int, number: Numbers) -> None:
-        self.account = account
+        super().__init__(account, now, number)
         self.base = account.credits or _EMPTY
-        self.now = now
-        self._number = number
         self.pools: dict[int, Pool] = {}
         self.grants: dict[int, Grant] = {}
         self.holds: dict[int, Hold] = {}
@@ -80,9 +59,6 @@ class Draft:
         self.made: list[Grant] = []
         self._moved: set[int] = set()
         self._holds_on: dict[int, list[int]] | None = None
-        self._before: list[tuple[Any, ...]] = []
-        self._after: list[tuple[Any, ...]] = []
-        self._in_event = False
 
     # Reading
 
@@ -152,10 +128,6 @@ class Draft:
         return held
 
     # Changing
-
-    def begin_event(self) -> None:
-        """Say that what follows comes after the event's own ledger row."""
-        self._in_event = True
 
     def note_due(self, moment: int | None) -> None:
         """Note an instant at which time alone will change something; what is due by now has been done."""
@@ -254,7 +226,7 @@ class Draft:
         hold: int | None = None,
         reverses: int | None = None,
         key: str | None = None,
-        details: str = _NO_DETAILS,
+        details: str = NO_DETAILS,
         number: int | None = None,
     ) -> int:
         """Move a pool's balance and its grants, and write the entry that says so; return its number.
@@ -305,72 +277,27 @@ class Draft:
         )
         return number
 
-    def note(
-        self,
-        kind: EntryKind,
-        cause: Cause,
-        *,
-        at: int,
-        details: str,
-        pool: int | None = None,
-        event: int | None = None,
-        feature: str | None = None,
-        hold: int | None = None,
-        space: str = "",
-        key: str | None = None,
-        number: int | None = None,
-    ) -> int:
-        """Write an entry that moves no balance; return its number."""
-        number = self._number() if number is None else number
-        self._append(
-            number,
-            kind,
-            cause,
-            pool,
-            *(None,) * 5,
-            at,
-            self.now,
-            "[]",
-            event,
-            feature,
-            hold,
-            None,
-            space,
-            key,
-            details,
-        )
-        return number
-
-    def new_number(self) -> int:
-        """Return a number for something whose entry follows."""
-        return self._number()
-
-    def _append(self, *fields: Any) -> None:
-        (self._after if self._in_event else self._before).append(fields)
-
     # The outcome
 
     @property
     def changed(self) -> bool:
         """Whether anything would be written."""
-        return bool(self._before or self._after or self.links or self.holds or self.due_at != self.base.due_at)
+        return super().changed or bool(self.links or self.holds or self.due_at != self.base.due_at)
 
-    def seal_before(self) -> tuple[list[Entry], int, bytes]:
-        """Return the rows that come before the event's, with the position and chain they lead to."""
-        return self._seal(self._before, self.account.position, self.account.chain)
-
-    def seal(self, entries: list[Entry], position: int, link: bytes) -> tuple[CreditChanges, int, bytes]:
+    def finish(self, entries: list[Entry], position: int, link: bytes) -> Changes:
         """Return all changes; `entries`, `position` and `link` are what came before, the event's row included."""
         for number in self._moved:
             check_grants(self.pools[number], self.base.grants.get(number, {}), self.grants)
-        after, position, link = self._seal(self._after, position, link)
+        changes = super().finish(entries, position, link)
         due_at = self.due_at
         for hold in self.holds.values():
             if hold.status is HoldStatus.HELD:
                 due_at = min(due_at, hold.terms.expires_at)
         as_before = due_at == self.base.due_at and self.account.credits is not None
-        changes = CreditChanges(
-            entries=[*entries, *after],
+        touched = self.pools or self.grants or self.holds or self.links
+        if not touched and (as_before or self.account.credits is None):
+            return changes
+        credit = CreditChanges(
             pools=self.pools,
             grants=self.grants,
             holds=self.holds,
@@ -378,18 +305,5 @@ class Draft:
             alerts=alerts_of(self.base.pools, self.pools, self.account.customer.number, self.now, self._number),
             due_at=None if as_before else due_at,
         )
-        return changes, position, link
-
-    def seal_all(self) -> tuple[CreditChanges, int, bytes]:
-        """Return all changes of a decision without an event."""
-        return self.seal(*self.seal_before())
-
-    def _seal(self, pending: list[tuple[Any, ...]], position: int, link: bytes) -> tuple[list[Entry], int, bytes]:
-        entries = []
-        customer = self.account.customer.number
-        for number, *rest in pending:
-            position += 1
-            fields: tuple[Any, ...] = (number, customer, position, *rest)
-            link = chain.link(link, fields)
-            entries.append(Entry(*(*fields, link)))
-        return entries, position, link
+        changes.credits = credit
+        return changes

@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from tallyd.engine.credits.draft import Draft
-from tallyd.model.credit_entries import Cause, EntryKind
 from tallyd.model.credits import Grant, GrantTerms, GrantType, Pool
+from tallyd.model.ledger_entries import Cause, EntryKind
 from tallyd.model.moments import DAY_US
 from tallyd.model.periods import calendar_month
 from tallyd.model.problems import Code, Problem, ProblemError

@@ -14,8 +14,8 @@ from tallyd.engine.credits import burning, passing
 from tallyd.engine.credits.draft import Draft
 from tallyd.engine.credits.giving import conflict, next_look, short_of, top_up
 from tallyd.model.catalog import CreditModel, PlanCredits
-from tallyd.model.credit_entries import Cause, DeductionDetails, Entry, EntryKind, json_text
 from tallyd.model.credits import Grant, Link, Pool
+from tallyd.model.ledger_entries import Cause, DeductionDetails, Entry, EntryKind, json_text
 from tallyd.model.money import ZERO, plain
 from tallyd.model.problems import not_found
 

@@ -7,8 +7,8 @@ import msgspec
 
 from tallyd.engine.credits.burning import Kept, Take
 from tallyd.engine.credits.draft import Draft
-from tallyd.model.credit_entries import Cause, EntryKind, json_text
 from tallyd.model.credits import HeldUnits, Hold, HoldPart, HoldStatus
+from tallyd.model.ledger_entries import Cause, EntryKind, json_text
 from tallyd.model.money import ZERO
 
 _replace: Final = msgspec.structs.replace

@@ -1,124 +1,72 @@
-"""What time alone does to credits: holds and grants expire, periods end, included and recurring credits come.
+"""What time alone does to credits: holds and grants expire, periods end, included and recurring credits come."""
 
-Everything is done in the order of its own instant, which its entries carry, so that it makes no difference whether
-a timer ran (P7).
-"""
-
-import heapq
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import count
 from typing import Final, Literal
 
 import msgspec
 
-from tallyd.engine.account import Account, Enrolment
-from tallyd.engine.credits.book import NEVER
+from tallyd.engine.account import Enrolment
 from tallyd.engine.credits.draft import Draft
-from tallyd.engine.credits.giving import give, next_look, top_up
+from tallyd.engine.credits.giving import give, next_look
 from tallyd.engine.credits.holding import close
+from tallyd.engine.dues import Due, DueKind
 from tallyd.model.catalog import PlanCredits, Rollover
-from tallyd.model.credit_entries import Cause, EntryKind
 from tallyd.model.credits import Grant, GrantTerms, GrantType, HoldStatus, Link, Pool
+from tallyd.model.ledger_entries import Cause, EntryKind
 from tallyd.model.moments import DAY_US, from_micros, to_micros
 from tallyd.model.money import ZERO, floor_to
 from tallyd.model.periods import add_months
-
-_UNWRITTEN: Final = 1 << 62
-"""Numbers of what is only thought of."""
 
 _replace: Final = msgspec.structs.replace
 _HUNDRED: Final = Decimal(100)
 _PERCENT_DIGITS: Final = 18
 _INCLUDED: Final = (GrantType.PLAN_INCLUDED, GrantType.ROLLOVER)
-# In this order at one instant.
-_HOLD, _GRANT, _PERIOD_END, _RECURRING, _ALLOCATION, _TOP_UP = range(6)
-
-_Due = tuple[int, int, int, int]
-"""(instant, kind, hold or grant or pool, subscription or the grant's pool)."""
 
 
-def as_of(account: Account, now: int) -> Draft:
-    """Return a customer's credits as they are at an instant, to read from: nothing of it is written."""
-    draft = Draft(account, now, count(_UNWRITTEN).__next__)
-    pass_time(draft)
-    return draft
-
-
-def pass_time(draft: Draft, most: int = 0) -> None:
-    """Do what is due up to the draft's instant: all of it, or instant by instant until `most` things are done."""
-    if draft.base.due_at > draft.now:
-        return
-    dues = list(_dues(draft))
-    heapq.heapify(dues)
-    act: dict[int, Callable[[Draft, _Due], list[_Due]]] = {
-        _HOLD: _expire_hold,
-        _GRANT: _expire_grant,
-        _PERIOD_END: _end_period,
-        _RECURRING: _recur,
-        _ALLOCATION: _allocate,
-        _TOP_UP: _top_up_again,
-    }
-    made, done = len(draft.made), 0
-    due: _Due = (NEVER, 0, 0, 0)
-    while dues and dues[0][0] <= draft.now and (not most or done < most or dues[0][0] == due[0]):
-        due = heapq.heappop(dues)
-        done += 1
-        for follows in act[due[1]](draft, due):
-            heapq.heappush(dues, follows)
-        if not dues or dues[0][0] > due[0]:  # the instant is over: what came with it is there
-            for pool in sorted(draft.expired):
-                top_up(draft, pool, due[0])
-                again = next_look(draft.pool(pool))
-                if again is not None and again > due[0]:
-                    heapq.heappush(dues, (again, _TOP_UP, pool, 0))
-            draft.expired.clear()
-        for grant in draft.made[made:]:  # top-ups expire, too
-            if grant.terms.expires_at is not None:
-                heapq.heappush(dues, (grant.terms.expires_at, _GRANT, grant.number, grant.pool))
-        made = len(draft.made)
-    draft.due_at = dues[0][0] if dues else NEVER
-
-
-def _dues(draft: Draft) -> list[_Due]:
-    dues: list[_Due] = [(hold.terms.expires_at, _HOLD, hold.number, 0) for hold in draft.open_holds()]
+def dues(draft: Draft) -> list[Due]:
+    """Return what time will do to a customer's credits, each at its instant."""
+    found: list[Due] = [(hold.terms.expires_at, DueKind.HOLD, hold.number, 0) for hold in draft.open_holds()]
     for pool in draft.all_pools():
         for grant in draft.grants_of(pool.number):
             expires_at = grant.terms.expires_at
-            dues += [] if expires_at is None else [(expires_at, _GRANT, grant.number, pool.number)]
+            found += [] if expires_at is None else [(expires_at, DueKind.GRANT, grant.number, pool.number)]
         if pool.model.recurring is not None and not pool.archived:
-            dues.append((next_recurrence(pool), _RECURRING, pool.number, 0))
+            found.append((next_recurrence(pool), DueKind.RECURRING, pool.number, 0))
         again = next_look(pool)
         if again is not None and again >= draft.base.due_at:  # else it was looked at when that was due
-            dues.append((again, _TOP_UP, pool.number, 0))
+            found.append((again, DueKind.TOP_UP, pool.number, 0))
     for link in draft.all_links():
-        dues.extend(_next_period(draft, link))
-    return dues
+        found.extend(_next_period(draft, link))
+    return found
 
 
-def _next_period(draft: Draft, link: Link) -> list[_Due]:
+def _next_period(draft: Draft, link: Link) -> list[Due]:
     enrolment = enrolment_of(draft, link.subscription)
     if enrolment is None:
         return []
     subscription = enrolment.subscription
     if link.allocated_in < 0:
-        return [(subscription.starts_at, _ALLOCATION, link.pool, link.subscription)]
+        never = subscription.ends_at is not None and subscription.ends_at <= subscription.starts_at
+        return [] if never else [(subscription.starts_at, DueKind.ALLOCATION, link.pool, link.subscription)]
     end = subscription.period_at(link.allocated_in).end
     if subscription.ends_at is not None and end >= subscription.ends_at:
         return []
-    return [(end, _PERIOD_END, link.pool, link.subscription)]
+    return [(end, DueKind.PERIOD_END, link.pool, link.subscription)]
 
 
 def enrolment_of(draft: Draft, subscription: int) -> Enrolment | None:
-    """Return the customer's subscription by its row number."""
-    return next((each for each in draft.account.enrolments if each.subscription.number == subscription), None)
+    """Return the phase of a customer's subscription that is in force, by the subscription's row number."""
+    if subscription not in draft.subscriptions and draft.account.subscription(subscription) is None:
+        return None
+    return draft.enrolment_at(subscription, draft.now)
 
 
 # Expiry
 
 
-def _expire_hold(draft: Draft, due: _Due) -> list[_Due]:
+def _expire_hold(draft: Draft, due: Due) -> list[Due]:
     at, _, number, _ = due
     hold = draft.hold(number)
     if hold is not None and hold.status is HoldStatus.HELD:
@@ -126,7 +74,7 @@ def _expire_hold(draft: Draft, due: _Due) -> list[_Due]:
     return []
 
 
-def _expire_grant(draft: Draft, due: _Due) -> list[_Due]:
+def _expire_grant(draft: Draft, due: Due) -> list[Due]:
     at, _, number, pool = due
     grant = draft.grants.get(number) or draft.base.grants[pool].get(number)
     if grant is not None and grant.remaining:
@@ -145,12 +93,13 @@ def expire(draft: Draft, grant: Grant, amount: Decimal, cause: Cause, at: int) -
 # Periods
 
 
-def _end_period(draft: Draft, due: _Due) -> list[_Due]:
+def _end_period(draft: Draft, due: Due) -> list[Due]:
     at, _, pool_number, subscription = due
     pool = draft.pool(pool_number)
     roll_over(draft, pool, subscription, at)
-    reset_overage(draft, pool_number, at)
-    return [(at, _ALLOCATION, pool_number, subscription)]
+    if pool.overage_currency != draft.enrolment_at(subscription, at - 1).plan.currency:  # else its invoice does it
+        reset_overage(draft, pool_number, at)
+    return [(at, DueKind.ALLOCATION, pool_number, subscription)]
 
 
 def roll_over(draft: Draft, pool: Pool, subscription: int, at: int) -> None:
@@ -215,10 +164,9 @@ def reset_overage(draft: Draft, pool_number: int, at: int) -> None:
         draft.move(pool_number, EntryKind.ADJUSTMENT, cause, at=at, overage=-pool.overage)
 
 
-def _allocate(draft: Draft, due: _Due) -> list[_Due]:
+def _allocate(draft: Draft, due: Due) -> list[Due]:
     at, _, pool_number, subscription = due
-    enrolment, link = enrolment_of(draft, subscription), draft.link(pool_number, subscription)
-    assert enrolment is not None, "a due of its link"
+    enrolment, link = draft.enrolment_at(subscription, at), draft.link(pool_number, subscription)
     assert link is not None, "a due of its link"
     allocate(draft, enrolment, link, at)
     current = draft.link(pool_number, subscription)
@@ -226,23 +174,72 @@ def _allocate(draft: Draft, due: _Due) -> list[_Due]:
 
 
 def allocate(draft: Draft, enrolment: Enrolment, link: Link, at: int) -> None:
-    """Begin the period that contains the instant: grant what the plan includes, once (CONTRACTS E7)."""
+    """Begin the period that contains the instant: grant what the plan includes, once (CONTRACTS E7).
+
+    Without access nothing is given: it follows when access comes back in this period (`give_withheld`).
+    """
     pool, period = draft.pool(link.pool), enrolment.period_at(at)
     if link.allocated_in >= period.start:
         return
-    draft.put_link(_replace(link, allocated_in=period.start))
-    draft.note_due(period.end)
     included = included_credits(enrolment, pool)
-    if included is None or pool.archived:
+    withheld = included is not None and draft.denied(link.subscription, at) is not None
+    draft.put_link(_replace(link, allocated_in=period.start, withheld=withheld, included=ZERO))
+    draft.note_due(period.end)
+    if included is not None and not withheld:
+        _grant_included(draft, enrolment, pool, included.amount, at, Cause.PLAN)
+
+
+def give_withheld(draft: Draft, subscription: int, at: int) -> None:
+    """Grant the running period's included credits that were not given because access was denied."""
+    for link in list(draft.all_links()):
+        if link.subscription == subscription and link.withheld:
+            draft.put_link(_replace(link, withheld=False))
+            enrolment, pool = draft.enrolment_at(subscription, at), draft.pool(link.pool)
+            included = included_credits(enrolment, pool)
+            if included is not None:
+                _grant_included(draft, enrolment, pool, included.amount, at, Cause.WITHHELD)
+
+
+def _grant_included(
+    draft: Draft, enrolment: Enrolment, pool: Pool, amount: Decimal, at: int, cause: Cause
+) -> None:
+    if pool.archived:
         return
+    included, period = included_credits(enrolment, pool), enrolment.period_at(at)
+    assert included is not None, "the plan includes them"
     terms = GrantTerms(
         type=GrantType.PLAN_INCLUDED,
         priority=included.grant_priority,
         expires_at=_included_until(included, pool, at, period.end),
-        subscription=link.subscription,
+        subscription=enrolment.subscription.number,
         period_start=period.start,
     )
-    give(draft, pool.number, included.amount, terms, Cause.PLAN, at=at, default_expiry=False)
+    give(draft, pool.number, amount, terms, cause, at=at, default_expiry=False)
+    link = draft.link(pool.number, enrolment.subscription.number)
+    assert link is not None, "credits are included over it"
+    draft.put_link(_replace(link, included=link.included + amount))
+
+
+def forfeit_included(draft: Draft, subscription: int, at: int) -> None:
+    """Take what a subscription that ends at once included and nobody used or holds; bought credits stay."""
+    for pool in list(draft.all_pools()):
+        for grant in draft.grants_of(pool.number):
+            if grant.terms.type in _INCLUDED and grant.terms.subscription == subscription and grant.free:
+                expire(draft, grant, grant.free, Cause.FORFEIT, at)
+
+
+def include_more(draft: Draft, old: Enrolment, new: Enrolment) -> None:
+    """Grant, after an upgrade, what the new plan includes beyond what the period has brought, in each pool.
+
+    So a plan that is left and taken again brings nothing twice.
+    """
+    for link in list(draft.all_links()):
+        if link.subscription == new.subscription.number and not link.withheld:
+            pool = draft.pool(link.pool)
+            before, after = included_credits(old, pool), included_credits(new, pool)
+            more = (after.amount if after else ZERO) - max(link.included, before.amount if before else ZERO)
+            if more > ZERO:
+                _grant_included(draft, new, pool, more, draft.now, Cause.UPGRADED)
 
 
 def included_credits(enrolment: Enrolment, pool: Pool) -> PlanCredits | None:
@@ -268,17 +265,17 @@ def _included_until(included: PlanCredits, pool: Pool, given: int, end: int) -> 
 # Top-ups
 
 
-def _top_up_again(draft: Draft, due: _Due) -> list[_Due]:
+def _top_up_again(draft: Draft, due: Due) -> list[Due]:
     """Look at a pool again whose top-ups of last month were used up."""
     _, _, number, _ = due
     draft.expired.add(number)  # once, when the instant is over
     return []
 
 
-def _recur(draft: Draft, due: _Due) -> list[_Due]:
+def _recur(draft: Draft, due: Due) -> list[Due]:
     at, _, number, _ = due
     recur(draft, number, at)
-    return [(next_recurrence(draft.pool(number)), _RECURRING, number, 0)]
+    return [(next_recurrence(draft.pool(number)), DueKind.RECURRING, number, 0)]
 
 
 def recur(draft: Draft, number: int, at: int) -> None:
@@ -307,3 +304,14 @@ def _next_start(every: Literal["day", "week", "month"], moment: int) -> int:
     if every == "week":
         return to_micros(day + timedelta(days=7 - day.weekday()))
     return to_micros(datetime(day.year + day.month // 12, day.month % 12 + 1, 1, tzinfo=UTC))
+
+
+ACTS: Final[dict[int, Callable[[Draft, Due], list[Due]]]] = {
+    DueKind.HOLD: _expire_hold,
+    DueKind.GRANT: _expire_grant,
+    DueKind.PERIOD_END: _end_period,
+    DueKind.RECURRING: _recur,
+    DueKind.ALLOCATION: _allocate,
+    DueKind.TOP_UP: _top_up_again,
+}
+"""What is done when something falls due; each returns what follows from it."""

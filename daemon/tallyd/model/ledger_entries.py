@@ -1,4 +1,4 @@
-"""The ledger entries that move credits: append-only, hash-chained, and enough to derive every pool from."""
+"""The ledger entries beside the events: append-only, hash-chained, and enough to derive all else from."""
 
 from decimal import Decimal
 from enum import StrEnum
@@ -12,7 +12,7 @@ _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 class EntryKind(StrEnum):
-    """What an entry does. The first seven are transactions (CONTRACTS 1.7); the others never move a balance."""
+    """What an entry does. The first seven are transactions (CONTRACTS 1.7); the others move no credits."""
 
     GRANT = "GRANT"
     DEDUCTION = "DEDUCTION"
@@ -27,6 +27,10 @@ class EntryKind(StrEnum):
     HOLD_OPENED = "HOLD_OPENED"
     HOLD_DRAWN = "HOLD_DRAWN"
     HOLD_CLOSED = "HOLD_CLOSED"
+    SUBSCRIPTION = "SUBSCRIPTION"  # a subscription as it is from here on
+    INVOICE_MADE = "INVOICE_MADE"
+    INVOICE_CHANGED = "INVOICE_CHANGED"
+    EVENT_VOIDED = "EVENT_VOIDED"
 
 
 TRANSACTIONS: Final = tuple(EntryKind)[:7]
@@ -47,6 +51,24 @@ class Cause(StrEnum):
     OVERAGE_FORGIVEN = "overage_forgiven"
     OVERAGE_CHARGED = "overage_charged"
     OVERAGE_REPAID = "overage_repaid"
+    OVERAGE_BACK = "overage_back"  # its invoice was voided: it is charged again
+    WITHHELD = "withheld"  # credits of a period that began without access, given when access came back
+    SUBSCRIBED = "subscribed"
+    CARRIED_OVER = "carried_over"  # from books that knew no invoices
+    RENEWED = "renewed"  # a period began
+    ENDED = "ended"  # the subscription is over, all of it is invoiced
+    UPGRADED = "upgraded"
+    DOWNGRADED = "downgraded"  # at the period's end
+    CANCELLED = "cancelled"
+    REVERTED = "reverted"  # a cancellation or a change that had not come
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    PERIOD = "period"  # an invoice for a period
+    CLOSED = "closed"  # its period is over: the lines are final
+    PAID = "paid"
+    OVERDUE = "overdue"
+    VOIDED = "voided"
+    REVISED = "revised"  # a late event in an open invoice
 
 
 class DeductionDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -80,7 +102,7 @@ class DeductionDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A ledger row. Fields are the columns of `credit_entries`, in order.
+    """A ledger row. Fields are the columns of `ledger_entries`, in order.
 
     Attributes:
         id: row number, from the same sequence as events: ascending in order of decision.
