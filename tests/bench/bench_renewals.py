@@ -1,4 +1,4 @@
-"""Row 9: ten thousand customers whose month ends in one night: who asks meanwhile, and a kill in the middle."""
+"""Row 10: ten thousand customers whose month ends in one night: who asks meanwhile, and a kill in the middle."""
 
 import signal
 import sqlite3
@@ -101,7 +101,7 @@ def _night(served: Daemon, customers: int) -> Iterator[Row]:
     during, events_during = _asked(served, over)
     quiet, busy = (taken[len(taken) * 99 // 100] for taken in (before, during))
     yield Row(
-        what=f"9. check while {customers:,} customers are renewed, p99",
+        what=f"10. check while {customers:,} customers are renewed, p99",
         measured=micros(busy),
         baseline=f"quiet {micros(quiet)}",
         ratio=f"{busy / quiet:.2f}x",
