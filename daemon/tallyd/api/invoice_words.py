@@ -112,17 +112,13 @@ def line_words(line: Line, feature: str, *, within: bool) -> str:
     if line.kind not in _OF_FEATURES:
         return line.words
     what = _TOKENS.get(line.token_kind, line.token_kind.replace("_", " "))
-    parts = [each for each in (what, line.model) if each]
     more = _OF_FEATURES[line.kind]
     if within:
-        return _sentence([*parts, more] if parts or more else ["usage"])
-    told = ": ".join([feature, ", ".join([parts[0][:1].lower() + parts[0][1:], *parts[1:]])]) if parts else feature
+        words = ", ".join(each for each in (what, line.model, more) if each) or "usage"
+        return words[:1].upper() + words[1:] if what or not line.model else words  # a model is called as it is
+    parts = ", ".join(each for each in (what[:1].lower() + what[1:], line.model) if each)
+    told = f"{feature}: {parts}" if parts else feature
     return f"{told}, {more}" if more else told
-
-
-def _sentence(parts: list[str]) -> str:
-    words = ", ".join(part for part in parts if part)
-    return words[:1].upper() + words[1:]
 
 
 def unpriced_words(lines: list[Line]) -> str:

@@ -210,6 +210,8 @@ def test_each_status_has_its_words(fields: dict[str, Any], words: str) -> None:
     [
         ([line()], "API calls"),
         ([line(token_kind="input", model="gpt-4o")], "API calls: input tokens, gpt-4o"),
+        ([line(model="gpt-4o")], "API calls: gpt-4o"),
+        ([line(model="gpt-4o"), line(model="o3")], "API calls 1. gpt-4o 5.00 2. o3 5.00"),
         (
             [line(), line(kind=LineKind.COVERED, amount=Decimal(0))],
             "API calls 1. Usage 5.00 2. Paid with credits 0.00",
