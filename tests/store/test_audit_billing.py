@@ -13,6 +13,7 @@ import pytest
 from store import credit_books
 from store.billing_books import DAY, Biller, anything, everything
 from store.credit_books import verify
+from store.spoiling import flipped, found
 from tallyd.engine import voiding
 from tallyd.engine.billing import changing, invoicing, lines, overage, renewing, revising
 from tallyd.engine.credits import passing
@@ -72,11 +73,6 @@ def books(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(original, tmp_path / "t.db"))
 
 
-def found(path: Path) -> set[tuple[str, str]]:
-    """What verify finds, where."""
-    return {(finding.kind, finding.where) for finding in verify(path).findings}
-
-
 def key_columns(table: str) -> tuple[str, ...]:
     """The columns that name a row."""
     return KEYS.get(table, ("number",))
@@ -88,18 +84,6 @@ def place_of(table: str, keys: tuple[Any, ...]) -> tuple[str, str]:
     if "{2}" in shape:
         shape = shape.replace("{}", "{0}")
     return KINDS[table], shape.format(*keys)
-
-
-def flipped(value: Any) -> Any:
-    """The value with one byte changed."""
-    if value is None:
-        return 1
-    if isinstance(value, int):
-        return value + 1
-    if isinstance(value, bytes):
-        return value[:-1] + bytes([value[-1] ^ 1])
-    middle = len(value) // 2
-    return value[:middle] + chr(ord(value[middle]) ^ 1) + value[middle + 1 :] if value else "x"
 
 
 @pytest.mark.parametrize(("table", "column"), COLUMNS)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from store.credit_books import Bookkeeper, anything, everything, verify
+from store.spoiling import flipped, found
 from tallyd.model.ledger_entries import EntryKind
 from tallyd.store import tables
 
@@ -53,11 +54,6 @@ def books(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(original, tmp_path / "t.db"))
 
 
-def found(path: Path) -> set[tuple[str, str]]:
-    """What verify finds, where."""
-    return {(finding.kind, finding.where) for finding in verify(path).findings}
-
-
 def key_columns(table: str) -> tuple[str, ...]:
     """The columns that name a row."""
     return KEYS.get(table, ("number",))
@@ -67,18 +63,6 @@ def place_of(table: str, keys: tuple[Any, ...]) -> tuple[str, str]:
     """How a finding names a row."""
     shapes = {"pool_links": "pool {} subscription {}", "dues": "customer {}"}
     return KINDS[table], shapes.get(table, "{}").format(*keys)
-
-
-def flipped(value: Any) -> Any:
-    """The value with one byte changed."""
-    if value is None:
-        return 1
-    if isinstance(value, int):
-        return value + 1
-    if isinstance(value, bytes):
-        return value[:-1] + bytes([value[-1] ^ 1])
-    middle = len(value) // 2
-    return value[:middle] + chr(ord(value[middle]) ^ 1) + value[middle + 1 :] if value else "x"
 
 
 def kinds_of_rows(table: str) -> str:

@@ -50,6 +50,15 @@ hard_limit = false
 features = ["chat"]
 """
 """What the daemon that wrote `OLDER` was given."""
+MORE: Final = """
+[[plans]]
+key = "more"
+name = "More"
+price_amount = "60.00"
+[[plans.credits]]
+credit_model = "t"
+amount = 25
+"""
 
 BEGAN: Final = at("2026-08-31T00:00:00Z")
 RUNS_SINCE: Final = at("2026-10-31T00:00:00Z")
@@ -249,6 +258,21 @@ async def test_a_daemon_on_older_books_charges_and_renews(older: Path) -> None:
         ]
         stands = await daemon.core.books.read(lambda books: books.execute("SELECT chain FROM ledgers").fetchone())
         assert await daemon.core.books.read(chain_of) == stands[0]
+    assert findings(older) == []
+
+
+async def test_an_upgrade_on_older_books_brings_the_difference_once(older: Path) -> None:
+    """They do not say what the running period has brought: it is what the plan before includes."""
+    async with running(older.parents[1], catalog=CATALOG + MORE) as daemon:
+        known = "SELECT id FROM subscriptions"
+        ((name,),) = await daemon.core.books.read(lambda books: books.execute(known).fetchall())
+        for plan in ("more", "pro", "more"):
+            body = {"changeToPlanId": plan, "changeType": "UPGRADE"}
+            reply = await daemon.http.post(f"/api/v1/client/subscriptions/{name}/plan-change", json=body)
+            assert reply.status_code == 200, reply.text
+            daemon.clock.move(SECOND_US)
+        amounts = "SELECT amount FROM ledger_entries WHERE kind = 'GRANT' AND cause = 'upgraded'"
+        assert await daemon.core.books.read(lambda books: books.execute(amounts).fetchall()) == [("15",)]
     assert findings(older) == []
 
 

@@ -207,7 +207,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         drawn_in: start of that period.
         allocated_in: start of the last period that was begun; -1 before the first.
         withheld: whether that period's included credits wait for access to come back.
-        included: credits that the plans of that period have brought.
+        included: credits that have come in that period because plans include them.
     """
 
     pool: int

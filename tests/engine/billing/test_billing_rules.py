@@ -485,6 +485,16 @@ def test_an_upgrade_gives_nothing_back_of_a_base_price_that_was_waived() -> None
     ]
 
 
+def test_base_prices_on_two_void_invoices_are_both_waived() -> None:
+    """Neither the month of 10 nor the 10 more of its second half was paid, so nothing of 15 is given back."""
+    acme = Acme(BASIC, "2026-04-01").at("2026-04-16").upgrade(PRO).void(1).void(2)
+    acme.end_now()
+    assert acme.invoices() == [
+        "1 INITIAL VOID 2026-04-01..2026-05-01 10.00",
+        "2 ADJUSTMENT VOID 2026-04-16..2026-05-01 10.00",
+    ]
+
+
 def test_what_an_upgrade_to_arrears_gave_back_of_an_unpaid_invoice_is_charged_again() -> None:
     """10 never paid and void, 5 of them given back for the second half by the change, and taken again."""
     acme = Acme(BASIC, "2026-04-01").at("2026-04-16").upgrade(LATER_PRO)

@@ -94,7 +94,7 @@ class MovementRules:
         if pool.model.rollover.policy == "NONE" and not (terms.expires_at and terms.expires_at <= period.end):
             yield f"it ends at {terms.expires_at}, after the period"
         if life.entered:  # books that knew no invoices do not count them
-            link.included += amount_of(entry.amount)
+            link.included = included.amount
 
     def _begun(self, held: Wallet, life: Life, link: Link, entry: Entry) -> Iterator[str]:
         """Check that the credits of a period come when it begins, once, and with access."""

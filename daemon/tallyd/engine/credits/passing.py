@@ -217,7 +217,7 @@ def _grant_included(
     give(draft, pool.number, amount, terms, cause, at=at, default_expiry=False)
     link = draft.link(pool.number, enrolment.subscription.number)
     assert link is not None, "credits are included over it"
-    draft.put_link(_replace(link, included=link.included + amount))
+    draft.put_link(_replace(link, included=included.amount))
 
 
 def forfeit_included(draft: Draft, subscription: int, at: int) -> None:
